@@ -1,0 +1,1 @@
+"""Conversations: messages, their durable store, prompts, and replies in progress."""

@@ -1,0 +1,1 @@
+"""Requests, sampling parameters, and the client that reaches a loaded model."""

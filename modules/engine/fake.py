@@ -1,0 +1,174 @@
+"""`FakeEngine`: an `EngineClient` without weights.
+
+It keeps the whole contract (states, streaming, stop strings, limits, seeds, context,
+cancelling, dying) over a scripted reply, and counts a word with the white space before
+it as a token. Tests of the page, the API and the chats run on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modules.engine.client import EngineState
+from modules.engine.protocol import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    LoadModel,
+    ModelInfo,
+    TokenChunk,
+    TokenLogprob,
+    Usage,
+)
+from modules.errors import (
+    LanternError,
+    LoadFailedError,
+    NoModelError,
+    PromptTooLongError,
+    WorkerDiedError,
+)
+from modules.signals import Signal
+
+__all__ = ["CHATML", "FakeEngine"]
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_TOKEN = re.compile(r"\s*\S+|\s+")
+
+
+@dataclass
+class FakeEngine:
+    """Answers every prompt with `reply(request)`, a word every `delay` seconds."""
+
+    reply: Callable[[GenerateRequest], str] = lambda request: "The capital of France is Paris."
+    delay: float = 0.0
+    context_length: int = 2048
+    load_error: LanternError | None = None
+    state: EngineState = field(default_factory=EngineState)
+    changed: Signal = field(default_factory=Signal)
+    requests: list[GenerateRequest] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    _cancelled: set[str] = field(default_factory=set)
+
+    async def load(self, command: LoadModel) -> ModelInfo:
+        """Pretend to load; fails with `load_error` where one is set."""
+        self._become(EngineState("loading", command.path, "Reading the weights", 0.5))
+        await asyncio.sleep(self.delay)
+        if self.load_error is not None:
+            self._become(EngineState("crashed", command.path, error=self.load_error))
+            raise LoadFailedError(self.load_error.message, self.load_error.remedy)
+        info = ModelInfo(
+            name=Path(command.path).name,
+            path=command.path,
+            architecture="FakeForCausalLM",
+            parameters=1_000,
+            dtype="float32",
+            quantization="none",
+            device="cpu",
+            context_length=self.context_length,
+            memory=4_000,
+            chat_template=CHATML,
+            special_tokens={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+        )
+        self._become(EngineState("ready", command.path, info=info))
+        return info
+
+    async def unload(self) -> None:
+        """Forget the model."""
+        self._become(EngineState())
+
+    def die(self, message: str = "The engine worker was killed (signal 9).") -> None:
+        """What `kill -9` on the worker does."""
+        error = WorkerDiedError(message, "Load the model again.")
+        self._become(EngineState("crashed", self.state.path, error=error))
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | Finished]:
+        """Stream the scripted reply."""
+        self._require_model()
+        self.requests.append(request)
+        prompt_tokens = _count(request.prompt)
+        room = self.context_length - prompt_tokens
+        if room < 1:
+            raise PromptTooLongError(
+                f"The prompt has {prompt_tokens:,} tokens, and the context holds "
+                f"{self.context_length:,}.",
+                "Shorten it.",
+            )
+        started = time.perf_counter()
+        self.running.add(request.id)
+        try:
+            words = _TOKEN.findall(self.reply(request))
+            limit = min(request.params.max_new_tokens, room)
+            reason: FinishReason = "stop" if len(words) <= limit else "length"
+            sent, produced = "", 0
+            for word in words[:limit]:
+                await asyncio.sleep(self.delay)
+                self._require_alive()
+                if request.id in self._cancelled:
+                    reason = "cancelled"
+                    break
+                produced += 1
+                whole = sent + word
+                end = min((i for s in request.params.stop if (i := whole.find(s)) >= 0), default=-1)
+                text = word if end < 0 else whole[len(sent) : end]
+                yield TokenChunk(request.id, text, 1, _logprobs(request, word))
+                sent += text
+                if end >= 0:
+                    reason = "stop"
+                    break
+            seconds = time.perf_counter() - started
+            usage = Usage(
+                prompt_tokens, produced, first_token_s=seconds / max(1, produced), decode_s=seconds
+            )
+            seed = request.params.seed if request.params.seed >= 0 else 4711
+            yield Finished(request.id, reason, usage, seed)
+        finally:
+            self.running.discard(request.id)
+            self._cancelled.discard(request.id)
+
+    async def cancel(self, request_id: str) -> None:
+        """End one request at its next word."""
+        if request_id in self.running:
+            self._cancelled.add(request_id)
+
+    async def count_tokens(self, texts: list[str], special_tokens: bool = False) -> list[int]:
+        """Words in each text."""
+        self._require_model()
+        return [_count(text) + special_tokens for text in texts]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+        await self.unload()
+
+    def _become(self, state: EngineState) -> None:
+        self.state = replace(state)
+        self.changed.notify()
+
+    def _require_model(self) -> None:
+        if self.state.phase != "ready":
+            raise NoModelError
+
+    def _require_alive(self) -> None:
+        if self.state.phase == "crashed" and self.state.error is not None:
+            raise WorkerDiedError(self.state.error.message, self.state.error.remedy)
+        self._require_model()
+
+
+def _count(text: str) -> int:
+    return len(_TOKEN.findall(text))
+
+
+def _logprobs(request: GenerateRequest, word: str) -> tuple[TokenLogprob, ...]:
+    if request.logprobs is None:
+        return ()
+    others = tuple((f" other{i}", -3.0 - i) for i in range(request.logprobs - 1))
+    top = ((word, -0.1), *others) if request.logprobs else ()
+    return (TokenLogprob(word, -0.1, top),)

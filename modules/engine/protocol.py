@@ -1,0 +1,203 @@
+"""What the web process and the engine worker say to each other.
+
+Commands go to the worker, events come back; all are frozen, slotted dataclasses
+of plain values, so that they pickle small and mean the same on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from modules.engine.params import SamplingParams
+
+__all__ = [
+    "Cancel",
+    "Command",
+    "CountTokens",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerateRequest",
+    "LoadFailed",
+    "LoadModel",
+    "LoadProgress",
+    "Loaded",
+    "ModelInfo",
+    "TokenChunk",
+    "TokenCounts",
+    "TokenLogprob",
+    "Usage",
+]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+"""`stop`: the end token or a stop string. `length`: the limit or the end of the context."""
+
+
+# -- commands ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModel:
+    """Load the checkpoint in the folder `path`; the first command that a worker gets.
+
+    `device` is "auto" (a CUDA card where there is one) or "cpu"; `dtype` is "auto"
+    (float32 on the processor, the checkpoint's own on a card) or "bfloat16".
+    """
+
+    path: str
+    device: Literal["auto", "cpu"] = "auto"
+    dtype: Literal["auto", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue `prompt`.
+
+    `special_tokens` adds the tokenizer's own (a BOS, mostly): true for plain text,
+    false for what a chat template rendered. `logprobs` asks for the log-probability
+    of each token and of this many alternatives; None asks for none.
+    """
+
+    id: str
+    prompt: str
+    params: SamplingParams
+    special_tokens: bool = True
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End the request `id`; it answers with `Finished(reason="cancelled")`."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountTokens:
+    """Ask how many tokens each text has, with the special tokens as in a request."""
+
+    id: str
+    texts: tuple[str, ...]
+    special_tokens: bool = False
+
+
+Command = LoadModel | GenerateRequest | Cancel | CountTokens
+
+
+# -- events -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is loaded. `memory` is in bytes, `context_length` in tokens."""
+
+    name: str
+    path: str
+    architecture: str
+    parameters: int
+    dtype: str
+    quantization: str
+    device: str
+    context_length: int
+    memory: int
+    chat_template: str | None
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    """`bos_token`, `eos_token` and the like, for the chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load is: `fraction` from 0 to 1."""
+
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model answers from now on."""
+
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model could not be loaded; the worker ends."""
+
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log-probability under the model, before any sampling parameter."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """New text of a reply, from `tokens` new tokens (text may wait for the next ones)."""
+
+    id: str
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and seconds of one request.
+
+    `cached_tokens` of the prompt were not computed again; `first_token_s` runs from the
+    arrival of the request to its first token, `decode_s` from there to the last.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode speed: tokens after the first one, over the time that they took."""
+        return (self.completion_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a request. `seed` is the one that was used."""
+
+    id: str
+    reason: FinishReason
+    usage: Usage
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a request that could not be served.
+
+    `kind` names the class in modules.errors that the client raises.
+    """
+
+    id: str
+    kind: Literal["EngineError", "PromptTooLongError"]
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """The answer to `CountTokens`."""
+
+    id: str
+    counts: tuple[int, ...]
+
+
+Event = LoadProgress | Loaded | LoadFailed | TokenChunk | Finished | Failed | TokenCounts

@@ -1,0 +1,128 @@
+"""Every error that a user can meet.
+
+LanternError
+├── SettingsError            a flag, variable or settings.yaml entry is wrong
+├── StorageError             user_data/ cannot be read or written
+├── NotFoundError            a chat, message, job or prompt that is not there
+├── InvalidInputError        a value from outside is out of its bounds
+│   └── InvalidNameError     a name that may not become a file name
+├── DownloadError            a download or its conversion did not finish
+├── ModelError               a checkpoint cannot be used
+│   ├── ModelNotFoundError   no such folder in models/
+│   ├── NotAModelError       the folder lacks what a model needs
+│   ├── UnsafeModelError     loading it would run code from it
+│   └── LoadFailedError      the engine could not load it
+├── TemplateError            a chat template does not render
+└── EngineError              a request to the engine failed
+    ├── NoModelError         nothing is loaded
+    ├── WorkerDiedError      the engine worker ended by itself
+    └── PromptTooLongError   the prompt alone exceeds the context
+
+Each carries a message (what happened) and a remedy (what to do), both of them
+one sentence; `str(error)` joins the two.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DownloadError",
+    "EngineError",
+    "InvalidInputError",
+    "InvalidNameError",
+    "LanternError",
+    "LoadFailedError",
+    "ModelError",
+    "ModelNotFoundError",
+    "NoModelError",
+    "NotAModelError",
+    "NotFoundError",
+    "PromptTooLongError",
+    "SettingsError",
+    "StorageError",
+    "TemplateError",
+    "UnsafeModelError",
+    "WorkerDiedError",
+]
+
+
+class LanternError(Exception):
+    """Something a user can understand and act on."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class SettingsError(LanternError):
+    """A flag, an environment variable or an entry of settings.yaml is wrong."""
+
+
+class StorageError(LanternError):
+    """`user_data/` cannot be read or written."""
+
+
+class NotFoundError(LanternError):
+    """A chat, message, job or prompt that is not there (or not yours)."""
+
+
+class InvalidInputError(LanternError):
+    """A value from outside is out of its bounds. `field` names it where there is one."""
+
+    def __init__(self, message: str, remedy: str = "", field: str = "") -> None:
+        super().__init__(message, remedy)
+        self.field = field
+
+
+class InvalidNameError(InvalidInputError):
+    """A name that may not become a file name."""
+
+
+class DownloadError(LanternError):
+    """A download, or the conversion that follows it, did not finish."""
+
+
+class ModelError(LanternError):
+    """A checkpoint cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such folder in the models directory."""
+
+
+class NotAModelError(ModelError):
+    """The folder lacks what a model needs."""
+
+
+class UnsafeModelError(ModelError):
+    """Loading the checkpoint would run code that it carries."""
+
+
+class LoadFailedError(ModelError):
+    """The engine could not load the checkpoint."""
+
+
+class TemplateError(LanternError):
+    """A chat template does not render."""
+
+
+class EngineError(LanternError):
+    """A request to the engine failed."""
+
+
+class NoModelError(EngineError):
+    """No model is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("No model is loaded.", "Load one from the strip at the top of the page.")
+
+
+class WorkerDiedError(EngineError):
+    """The engine worker ended by itself: killed, out of memory, or crashed."""
+
+
+class PromptTooLongError(EngineError):
+    """The prompt alone exceeds the context."""

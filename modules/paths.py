@@ -1,0 +1,84 @@
+"""Where Lantern's files lie, and the one way from a foreign name to a path."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.errors import InvalidNameError, StorageError
+
+__all__ = ["Paths", "safe_child", "write_atomically"]
+
+_ALLOWED = re.compile(r"[A-Za-z0-9][\w .+()@=,'-]{0,199}", re.ASCII)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders of one installation."""
+
+    root: Path
+    models: Path
+    prompts: Path
+    user_data: Path
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file with all chats."""
+        return self.user_data / "lantern.sqlite3"
+
+    def prepare(self) -> None:
+        """Make the folders that the program writes to.
+
+        Raises StorageError when `user_data` is read-only.
+        """
+        try:
+            self.user_data.mkdir(parents=True, exist_ok=True)
+            self.models.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.user_data, prefix=".probe-"):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"Lantern cannot write to {error.filename or self.user_data}: {error.strerror}.",
+                "Make the folder writable, or give another one with --user-data-dir.",
+            ) from error
+
+
+def safe_child(root: Path, name: str) -> Path:
+    """The path of `name` directly below `root`, for a name that came from outside.
+
+    Raises InvalidNameError for anything that is not a plain file name, or that
+    resolves (through a link, say) to a place outside `root`.
+    """
+    if not _ALLOWED.fullmatch(name) or name.endswith((".", " ")) or _RESERVED.fullmatch(name):
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise InvalidNameError(
+            f"{shown!r} cannot be used as a name.",
+            "Use letters, digits, spaces and . _ - + ( ), beginning with a letter or digit.",
+            field="name",
+        )
+    child = root / name
+    if not child.resolve().is_relative_to(root.resolve()):
+        raise InvalidNameError(
+            f"{name!r} leads out of {root.name}/.",
+            "Remove the link, or move its target into the folder.",
+            field="name",
+        )
+    return child
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`, so that a crash leaves the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
