@@ -8,8 +8,9 @@ holding memory: it reads the present state when it comes round.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
-__all__ = ["Signal"]
+__all__ = ["Signal", "first_change"]
 
 
 class Signal:
@@ -30,10 +31,30 @@ class Signal:
     async def wait(self, seen: int) -> int:
         """Return the version as soon as it differs from `seen`."""
         while self.version == seen:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+            await first_change({self: seen}, None)
         return self.version
+
+    def add_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Have `notify` complete `waiter` too."""
+        self._waiters.add(waiter)
+
+    def discard_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Forget `waiter`."""
+        self._waiters.discard(waiter)
+
+
+async def first_change(seen: Mapping[Signal, int], timeout_s: float | None) -> bool:
+    """Wait until one of the signals differs from its seen version; False after `timeout_s`."""
+    if any(signal.version != version for signal, version in seen.items()):
+        return True
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    for signal in seen:
+        signal.add_waiter(waiter)
+    try:
+        await asyncio.wait_for(waiter, timeout_s)
+    except TimeoutError:
+        return False
+    finally:
+        for signal in seen:
+            signal.discard_waiter(waiter)
+    return True

@@ -1,0 +1,178 @@
+"""Requests to the engine, and the replies that come back, whichever form they get."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+from modules.api.errors import ApiError
+from modules.api.parameters import reply_limit, sampling_params
+from modules.api.requests import Body, ChatBody, CompletionBody
+from modules.chat.prompt import loaded_model, render_chat, stop_strings, usable_context
+from modules.engine.client import EngineClient
+from modules.engine.params import SamplingParams
+from modules.engine.protocol import Finished, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob
+
+__all__ = [
+    "Job",
+    "Piece",
+    "Reply",
+    "Total",
+    "chat_job",
+    "collected",
+    "completion_job",
+    "finish_reason",
+    "pieces",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one HTTP request asks of the engine: choices one after the other."""
+
+    engine: EngineClient
+    model: str
+    choices: tuple[GenerateRequest, ...]
+    prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """News of the choice `index`."""
+
+    index: int
+    item: TokenChunk | Finished
+
+
+@dataclass(slots=True)
+class Reply:
+    """One finished choice."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str = "length"
+
+
+@dataclass(slots=True)
+class Total:
+    """Tokens of all choices; a prompt with several choices counts once."""
+
+    job: Job
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def add(self, index: int, end: Finished) -> None:
+        """Count the choice `index`."""
+        self.completion_tokens += end.usage.completion_tokens
+        if index % (len(self.job.choices) // self.job.prompts) == 0:
+            self.prompt_tokens += end.usage.prompt_tokens
+            self.cached_tokens += end.usage.cached_tokens
+
+
+async def chat_job(engine: EngineClient, body: ChatBody) -> Job:
+    """The prompt of a conversation. Turns are never dropped: it fits, or is refused."""
+    info = loaded_model(engine)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    params = sampling_params(body, stop_strings(info))
+    prompt = await render_chat(info, [m.as_message() for m in body.messages])
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return await _job(engine, info, body, _Prompts([prompt], params, False, logprobs))
+
+
+async def completion_job(engine: EngineClient, body: CompletionBody) -> Job:
+    """Plain texts to continue."""
+    info = loaded_model(engine)
+    params = sampling_params(body)
+    return await _job(engine, info, body, _Prompts(body.prompt, params, True, body.logprobs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    texts: Sequence[str]
+    params: SamplingParams
+    special_tokens: bool
+    logprobs: int | None
+
+
+async def _job(engine: EngineClient, info: ModelInfo, body: Body, prompts: _Prompts) -> Job:
+    counts = await engine.count_tokens(list(prompts.texts), prompts.special_tokens)
+    context = usable_context(info, prompts.params)
+    choices: list[GenerateRequest] = []
+    for text, tokens in zip(prompts.texts, counts, strict=True):
+        _check_length(body, tokens, context)
+        params = prompts.params.replace(max_new_tokens=reply_limit(body, context - tokens))
+        choices += _choices(prompts, text, params, body.n or 1)
+    return Job(engine, info.name, tuple(choices), len(prompts.texts))
+
+
+def _choices(
+    prompts: _Prompts, text: str, params: SamplingParams, count: int
+) -> Iterator[GenerateRequest]:
+    for choice in range(count):
+        # With one seed for all, they would be one text several times.
+        seed = params.seed if params.seed < 0 else (params.seed + choice) % 2**31
+        yield GenerateRequest(
+            uuid.uuid4().hex,
+            text,
+            params.replace(seed=seed),
+            prompts.special_tokens,
+            prompts.logprobs,
+        )
+
+
+def _check_length(body: Body, tokens: int, context: int) -> None:
+    param = "messages" if isinstance(body, ChatBody) else "prompt"
+    if tokens >= context:
+        raise ApiError(
+            f"The prompt has {tokens:,} tokens, and the context holds {context:,} with the "
+            "reply. Shorten it, or load a model with a longer context.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    if tokens == 0:
+        raise ApiError("The prompt is empty.", param=param, code="invalid_value")
+
+
+async def pieces(job: Job) -> AsyncGenerator[Piece, None]:
+    """What the engine says of each choice in turn. Closing it cancels the running one."""
+    for index, request in enumerate(job.choices):
+        async with _closing(job.engine.generate(request)) as items:
+            async for item in items:
+                yield Piece(index, item)
+
+
+@asynccontextmanager
+async def _closing(
+    items: AsyncIterator[TokenChunk | Finished],
+) -> AsyncIterator[AsyncIterator[TokenChunk | Finished]]:
+    try:
+        yield items
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def collected(job: Job) -> tuple[list[Reply], Total]:
+    """All choices, whole."""
+    replies = [Reply() for _ in job.choices]
+    total = Total(job)
+    async with aclosing(pieces(job)) as stream:
+        async for piece in stream:
+            reply = replies[piece.index]
+            if isinstance(piece.item, Finished):
+                reply.finish_reason = finish_reason(piece.item)
+                total.add(piece.index, piece.item)
+            else:
+                reply.text += piece.item.text
+                reply.logprobs += piece.item.logprobs
+    return replies, total
+
+
+def finish_reason(end: Finished) -> str:
+    """OpenAI's word for it; a reply that was cancelled here is cut, as by a limit."""
+    return "length" if end.reason == "cancelled" else end.reason

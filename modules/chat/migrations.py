@@ -1,0 +1,63 @@
+"""The schema of the chat store, as numbered steps that each run once."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+__all__ = ["migrate"]
+
+_CHATS = """
+CREATE TABLE chats (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    title TEXT NOT NULL DEFAULT '',
+    system TEXT NOT NULL DEFAULT '',
+    leaf_id INTEGER,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    deleted_at REAL
+);
+CREATE INDEX chats_by_owner ON chats (owner, updated_at);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    chat_id INTEGER NOT NULL REFERENCES chats (id),
+    parent_id INTEGER REFERENCES messages (id),
+    role TEXT NOT NULL CHECK (role IN ('system', 'user', 'assistant')),
+    content TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('complete', 'streaming', 'stopped', 'cut', 'failed')),
+    error TEXT NOT NULL DEFAULT '',
+    about TEXT NOT NULL DEFAULT '{}',
+    created_at REAL NOT NULL,
+    deleted_at REAL
+);
+CREATE INDEX messages_by_chat ON messages (chat_id);
+CREATE INDEX messages_by_parent ON messages (parent_id);
+"""
+
+_DRAFTS = """
+CREATE TABLE drafts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('default', 'notebook')),
+    text TEXT NOT NULL,
+    reply TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    undone_at REAL
+);
+CREATE INDEX drafts_by_owner ON drafts (owner, kind, id);
+"""
+
+_STEPS = (_CHATS, _DRAFTS)
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring `db` to the newest schema; each step is one transaction."""
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, applied_at REAL)"
+    )
+    done = {row[0] for row in db.execute("SELECT number FROM migrations")}
+    for number, script in enumerate(_STEPS, start=1):
+        if number not in done:
+            note = f"INSERT INTO migrations VALUES ({number}, {time.time()});"
+            db.executescript(f"BEGIN IMMEDIATE; {script} {note} COMMIT;")

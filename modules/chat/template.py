@@ -1,0 +1,168 @@
+"""From messages to the text that a model was trained on, by its own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from modules.chat.messages import Message
+from modules.chat.sandbox import RefusedError, run
+from modules.errors import TemplateError
+
+__all__ = ["FALLBACK_STOP", "FALLBACK_TEMPLATE", "render"]
+
+# The BOS token stands in the template because a rendered prompt is tokenized without
+# special tokens, and many base models go astray without theirs.
+FALLBACK_TEMPLATE = (
+    "{{ bos_token or '' }}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ m.content | trim ~ '\n\n' }}"
+    "{% elif m.role == 'user' %}{{ 'User: ' ~ m.content | trim ~ '\n' }}"
+    "{% else %}{{ 'Assistant: ' ~ m.content | trim ~ '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For checkpoints without a template: plain text, which any base model continues."""
+
+FALLBACK_STOP = ("\nUser:",)
+"""Where a reply ends under FALLBACK_TEMPLATE: before the model speaks for the user."""
+
+_TEMPLATE_LIMIT = 128 * 1024
+"""Characters; the longest templates in use (with tool calls) have about 30,000."""
+_OUTPUT_LIMIT = 4 * 1024 * 1024
+_WORK_LIMIT = 64 * 1024 * 1024
+_SECONDS = 1.0
+_SENTINEL = "LanternContinuesHere"
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+    continue_final: bool = False,
+) -> str:
+    """The prompt for `messages`, with the generation prompt unless told otherwise.
+
+    `continue_final` leaves the last message, an assistant's, open instead: the prompt
+    ends with its content. System text goes into the next user message where the template
+    refuses or drops system messages. Raises TemplateError for a template that is
+    damaged, refuses the conversation, or exceeds 128 KiB, its output or 1 s.
+    """
+    if len(template) > _TEMPLATE_LIMIT:
+        raise TemplateError(
+            f"The chat template has {len(template):,} characters, "
+            f"and {_TEMPLATE_LIMIT:,} are allowed.",
+            "Use a checkpoint with another chat template, or the Notebook tab.",
+        )
+
+    def fill(variant: Sequence[Message]) -> str:
+        generate = add_generation_prompt and not continue_final
+        return _filled(template, variant, special_tokens, generate)
+
+    if not continue_final:
+        return _with_system(fill, messages)
+    sentinel = _absent_from(messages)
+    text = _with_system(fill, _opened(messages, sentinel))
+    end = text.rfind(sentinel)
+    if end < 0:
+        raise TemplateError(
+            "The chat template leaves out the reply that is to be continued.",
+            "Regenerate the reply instead.",
+        )
+    return text[:end]
+
+
+def _filled(
+    template: str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool,
+) -> str:
+    size = sum(len(m.content) for m in messages)
+    variables = dict(special_tokens) | {
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return run(
+        template,
+        variables,
+        output=_OUTPUT_LIMIT + size,
+        work=_WORK_LIMIT + 32 * size,
+        seconds=_SECONDS,
+    )
+
+
+# -- system messages ----------------------------------------------------------------------
+
+
+def _with_system(fill: Callable[[Sequence[Message]], str], messages: Sequence[Message]) -> str:
+    """The first way of placing the system text that the template takes and shows."""
+    *variants, last = _placements(messages)
+    for variant in variants:
+        try:
+            text = fill(variant)
+        except RefusedError:
+            continue
+        if _shows_system(fill, variant, text):
+            return text
+    return fill(last)
+
+
+def _placements(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    yield messages
+    if any(m.role == "system" for m in messages[1:]):
+        yield [*messages[:1], *_folded(messages[1:])]
+    if any(m.role == "system" for m in messages):
+        yield _folded(messages)
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """System text before the next user message, in the same message."""
+    folded: list[Message] = []
+    pending: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            pending += [message.content] if message.content.strip() else []
+        elif message.role == "user":
+            folded.append(Message("user", "\n\n".join([*pending, message.content])))
+            pending = []
+        else:
+            folded.append(message)
+    if pending:
+        # After the last user message there is only the reply; the text goes before it.
+        at = next((i for i, m in reversed([*enumerate(folded)]) if m.role == "user"), None)
+        if at is None:
+            return [Message("user", "\n\n".join(pending)), *folded]
+        folded[at] = Message("user", "\n\n".join([folded[at].content, *pending]))
+    return folded
+
+
+def _shows_system(
+    fill: Callable[[Sequence[Message]], str], messages: Sequence[Message], text: str
+) -> bool:
+    if all(m.content.strip() in text for m in messages if m.role == "system"):
+        return True
+    # The template may have rewritten the text (as JSON, say); a bare word comes through.
+    word = _absent_from(messages)
+    probe = [Message(m.role, word) if m.role == "system" else m for m in messages]
+    return fill(probe).count(word) >= sum(m.role == "system" for m in messages)
+
+
+# -- continuing ---------------------------------------------------------------------------
+
+
+def _opened(messages: Sequence[Message], sentinel: str) -> list[Message]:
+    if not messages or messages[-1].role != "assistant":
+        raise TemplateError(
+            "Only a reply can be continued, and the last message is none.", "Send a message."
+        )
+    return [*messages[:-1], Message("assistant", messages[-1].content + sentinel)]
+
+
+def _absent_from(messages: Sequence[Message]) -> str:
+    """A word that occurs in no message; no white space, so that trimming spares it."""
+    word = _SENTINEL
+    while any(word in m.content for m in messages):
+        word += "Indeed"
+    return word

@@ -1,0 +1,154 @@
+"""`python -m modules.engine.worker ADDRESS`: the process that holds one model.
+
+The web process listens at ADDRESS and writes the key of the connection, in hex, to this
+process's standard input: an argument would show it to everyone on the machine. One thread
+reads commands; the main thread loads the model, then computes. When the web process goes
+away, so does this one.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.engine.protocol import (
+    Cancel,
+    Command,
+    CountTokens,
+    Event,
+    Failed,
+    GenerateRequest,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    LoadProgress,
+    TokenCounts,
+)
+from modules.errors import LoadFailedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modules.engine.worker.scheduler import Scheduler
+
+__all__: list[str] = []
+
+
+class Worker:
+    """The two threads of the process and what they share."""
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def run(self) -> None:
+        """Load what the first command says, then serve until the process is ended."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+        command = self._commands.get()
+        if isinstance(command, LoadModel):
+            scheduler = self._load(command)
+            if scheduler is not None:
+                self._serve(scheduler)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                command: Command = self._connection.recv()
+            except (EOFError, OSError):
+                # The web process is gone; nobody is left to clean up for.
+                os._exit(0)
+            if isinstance(command, CountTokens):
+                self._count(command)
+            else:
+                self._commands.put(command)
+
+    def _load(self, command: LoadModel) -> Scheduler | None:
+        def progress(stage: str, fraction: float) -> None:
+            self._send([LoadProgress(stage, fraction)])
+
+        progress("Importing the libraries", 0.02)
+        try:
+            from modules.engine.worker.model_info import model_info
+            from modules.engine.worker.runner import TransformersRunner
+            from modules.engine.worker.scheduler import Scheduler
+            from modules.engine.worker.tokens import end_ids
+            from modules.loader.transformers_loader import load
+
+            folder = Path(command.path)
+            loaded = load(folder, progress, command.device, command.dtype)
+            info = model_info(folder, loaded.model, loaded.tokenizer)
+            scheduler = Scheduler(
+                TransformersRunner(loaded.model, info.context_length),
+                loaded.tokenizer,
+                end_ids(loaded.model.generation_config, loaded.tokenizer),
+                info.context_length,
+            )
+        except LoadFailedError as error:
+            self._send([LoadFailed(error.message, error.remedy)])
+            return None
+        except Exception as error:  # noqa: BLE001 - the boundary of the process
+            self._send([LoadFailed(*_unforeseen(error))])
+            return None
+        self._tokenizer = loaded.tokenizer
+        self._send([Loaded(info)])
+        return scheduler
+
+    def _serve(self, scheduler: Scheduler) -> None:
+        while True:
+            self._take_commands(scheduler)
+            events = scheduler.step()
+            if events:
+                self._send(events)
+
+    def _take_commands(self, scheduler: Scheduler) -> None:
+        """Hand on every command that is there; wait for one when there is nothing to do."""
+        while not (scheduler.has_work and self._commands.empty()):
+            match self._commands.get():
+                case GenerateRequest() as request:
+                    scheduler.add(request)
+                case Cancel(id=request_id):
+                    scheduler.cancel(request_id)
+
+    def _count(self, command: CountTokens) -> None:
+        from modules.engine.worker.tokens import encode
+
+        try:
+            if self._tokenizer is None:
+                raise LoadFailedError("The model is still loading.", "Wait until it is ready.")
+            counts = tuple(
+                len(encode(self._tokenizer, text, command.special_tokens)) for text in command.texts
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary of the process
+            self._send([Failed(command.id, "EngineError", *_unforeseen(error))])
+            return
+        self._send([TokenCounts(command.id, counts)])
+
+    def _send(self, events: list[Event]) -> None:
+        with self._sending:
+            self._connection.send(events)
+
+
+def _unforeseen(error: Exception) -> tuple[str, str]:
+    """A message and a remedy for an error that nothing below has put into words."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return f"The engine worker met an error ({text}).", "Load the model again."
+
+
+def main() -> None:
+    """Connect to the web process and serve it."""
+    # Ctrl-C in the terminal reaches this process too; the web process ends it in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    key = bytes.fromhex(sys.stdin.readline().strip())
+    Worker(Client(sys.argv[1], authkey=key)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""`Scheduler`: who is served next, one step at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import chain
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from modules.engine.protocol import Event, Failed, FinishReason, GenerateRequest, TokenChunk
+from modules.engine.worker.detokenizer import Detokenizer
+from modules.engine.worker.runner import Runner
+from modules.engine.worker.sampler import Sampler, token_logprob
+from modules.engine.worker.sequence import Sequence
+from modules.engine.worker.tokens import encode, stop_ids
+from modules.errors import EngineError, LanternError, PromptTooLongError
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler:
+    """Serves many requests at once with one runner.
+
+    A step gives every running sequence one token, and one sequence one chunk of its
+    prompt. So a long prompt delays the others by a chunk at most, and a cancel takes effect
+    within a step. At most `max_running` sequences hold a KV cache; the others wait.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: frozenset[int],
+        context_length: int,
+        max_running: int = 16,
+        prefill_chunk: int = 256,
+    ) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._context_length = context_length
+        self._max_running = max_running
+        self._prefill_chunk = prefill_chunk
+        self._waiting: deque[Sequence] = deque()
+        self._prefilling: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._events: list[Event] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._events or self._waiting or self._prefilling or self._running)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request; one that cannot be served answers with `Failed` at the next step."""
+        try:
+            self._waiting.append(self._sequence(request))
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._events.append(_failed(request.id, error))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request, if it is still here, with what its reply has so far."""
+        for seq in chain(self._waiting, self._prefilling, self._running):
+            if seq.id == request_id:
+                self._finish(seq, "cancelled")
+                return
+
+    def step(self) -> list[Event]:
+        """Compute once for everyone; returns what happened, in order."""
+        self._decode()
+        self._admit()
+        self._prefill()
+        events, self._events = self._events, []
+        return events
+
+    def _decode(self) -> None:
+        seqs = list(self._running)
+        if not seqs:
+            return
+        try:
+            logits = self._runner.decode(seqs)
+        except Exception as error:  # noqa: BLE001 - the runner cannot say whose it is
+            for seq in seqs:
+                self._fail(seq, error)
+            return
+        for seq, row in zip(seqs, logits, strict=True):
+            if seq.error is not None:
+                self._fail(seq, seq.error)
+            else:
+                self._take_token(seq, row)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) + len(self._prefilling) < self._max_running:
+            seq = self._waiting.popleft()
+            self._prefilling.append(seq)
+            try:
+                seq.cached_tokens = self._runner.start(seq)
+            except Exception as error:  # noqa: BLE001 - one request's failure is its own
+                self._fail(seq, error)
+
+    def _prefill(self) -> None:
+        if not self._prefilling:
+            return
+        seq = self._prefilling[0]
+        # The next step is another prompt's turn, so that a short one overtakes a long one.
+        self._prefilling.rotate(-1)
+        try:
+            logits = self._runner.prefill(seq, self._prefill_chunk)
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._fail(seq, error)
+            return
+        if logits is not None:
+            self._prefilling.remove(seq)
+            self._running.append(seq)
+            self._take_token(seq, logits)
+
+    def _take_token(self, seq: Sequence, logits: Tensor) -> None:
+        """Sample from logits [vocab], and pass on what it makes of the reply."""
+        try:
+            token_id = seq.sampler.sample(logits, seq.token_ids)
+            if token_id in seq.end_ids:
+                seq.mark_time()
+                self._finish(seq, "stop")
+                return
+            text = seq.append(token_id)
+            wanted = seq.request.logprobs
+            logprobs = (
+                ()
+                if wanted is None
+                else (token_logprob(logits, token_id, wanted, self._tokenizer),)
+            )
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._fail(seq, error)
+            return
+        self._events.append(TokenChunk(seq.id, text, 1, logprobs))
+        if seq.detokenizer.stopped:
+            self._finish(seq, "stop")
+        elif seq.full:
+            self._finish(seq, "length")
+
+    def _finish(self, seq: Sequence, reason: FinishReason) -> None:
+        rest = seq.detokenizer.flush()
+        if rest:
+            self._events.append(TokenChunk(seq.id, rest, 0))
+        self._events.append(seq.finished(reason))
+        self._remove(seq)
+
+    def _fail(self, seq: Sequence, error: Exception) -> None:
+        self._events.append(_failed(seq.id, error))
+        self._remove(seq)
+
+    def _remove(self, seq: Sequence) -> None:
+        for place in (self._waiting, self._prefilling, self._running):
+            if seq in place:
+                place.remove(seq)
+        self._runner.release(seq)
+
+    def _sequence(self, request: GenerateRequest) -> Sequence:
+        """Raises PromptTooLongError or EngineError."""
+        ids = encode(self._tokenizer, request.prompt, request.special_tokens)
+        ids = ids or self._beginning()
+        params = request.params
+        context = min(self._context_length, params.truncation_length or self._context_length)
+        if len(ids) >= context:
+            raise PromptTooLongError(
+                f"The prompt has {len(ids):,} tokens, and the context holds {context:,}.",
+                "Shorten it.",
+            )
+        return Sequence(
+            request=request,
+            token_ids=ids,
+            max_tokens=min(context, len(ids) + params.max_new_tokens),
+            end_ids=self._eos_ids | stop_ids(self._tokenizer, params.stop),
+            sampler=Sampler(params, self._eos_ids),
+            detokenizer=Detokenizer(self._tokenizer, ids, params.stop),
+        )
+
+    def _beginning(self) -> list[int]:
+        """What an empty prompt is computed from. Raises EngineError where there is nothing."""
+        for token_id in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
+            if token_id is not None:
+                return [token_id]
+        raise EngineError("The prompt is empty.", "Write something first.")
+
+
+def _failed(request_id: str, error: Exception) -> Failed:
+    if isinstance(error, PromptTooLongError):
+        return Failed(request_id, "PromptTooLongError", error.message, error.remedy)
+    if isinstance(error, LanternError):
+        return Failed(request_id, "EngineError", error.message, error.remedy)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error):
+        return Failed(
+            request_id,
+            "EngineError",
+            "Memory ran out while the reply was computed.",
+            "Shorten the prompt, end other replies, or load a smaller model.",
+        )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return Failed(
+        request_id,
+        "EngineError",
+        f"The model could not compute this request: {lines[0][:200]}",
+        "Try again; if it fails again, load the model anew.",
+    )

@@ -1,0 +1,76 @@
+"""The page, put together and mounted on the web server's application."""
+
+from __future__ import annotations
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from modules.context import AppContext
+from modules.errors import LanternError
+from modules.ui.components import strip
+from modules.ui.routes import STATIC, build_routes, lantern_error
+from modules.ui.tabs import parameters, text_generation
+from modules.ui.theme import lantern_theme
+
+__all__ = ["mount_page"]
+
+# The theme is set before the first paint, so that a dark page does not flash white.
+_HEAD = """
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="page/static/page.css">
+<script>
+  const taste = localStorage.getItem("lantern-theme");
+  const dark = taste ? taste === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const url = new URL(location);
+  if (url.searchParams.get("__theme") !== (dark ? "dark" : "light")) {
+    url.searchParams.set("__theme", dark ? "dark" : "light");
+    history.replaceState(null, "", url);
+  }
+</script>
+<script src="page/static/params.js"></script>
+<script type="module" src="page/static/page.js"></script>
+"""
+
+
+def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
+    """Serve the page at / of `app`, and its routes below /page."""
+    app.include_router(build_routes(ctx))
+    app.add_exception_handler(LanternError, lantern_error)
+    app.mount("/page/static", StaticFiles(directory=STATIC), name="static")
+    blocks = build_page(ctx)
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=lantern_theme(),
+        head=_HEAD,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        blocked_paths=[str(ctx.settings.user_data_dir), str(ctx.settings.model_dir)],
+        max_file_size="1mb",
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=True,
+        favicon_path=str(STATIC / "lantern.svg"),
+    )
+
+
+def build_page(ctx: AppContext) -> gr.Blocks:
+    """Every tab: first all layout, then all events."""
+    with gr.Blocks(title="Lantern", analytics_enabled=False, fill_width=True) as blocks:
+        strip.build()
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Text generation", id="text", elem_id="tab-text"):
+                text = text_generation.build(ctx)
+            gr.Tab("Parameters", id="parameters", elem_id="tab-parameters")
+        # Beside the tabs and not within one, because page.css shows the same widgets as a
+        # panel at the side of the text, and gradio builds a tab only when it is opened.
+        params = parameters.build()
+        parameters.bind(blocks, params)
+        text_generation.bind(ctx, blocks, text, params.widgets)
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return blocks

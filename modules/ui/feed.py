@@ -1,0 +1,141 @@
+"""`ChatFeed`: what one open tab must be told to show its chat as it is now.
+
+The tab is not sent events but differences: the feed remembers what it sent, compares
+that with the present state, and sends what is new. A slow tab therefore skips states
+instead of queueing them, a reopened one starts from the whole, and while a reply
+streams only its last block travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+from modules.access import Caller
+from modules.chat.service import ChatService, LiveReply
+from modules.chat.store import StoredMessage
+from modules.ui.markdown import GrowingMarkdown, render_blocks
+
+__all__ = ["ChatFeed", "message_json", "stats_line"]
+
+WINDOW = 60
+"""Messages that a tab is sent when it opens a chat; it asks for more."""
+
+
+class ChatFeed:
+    """One tab on one chat. `changes()` returns what to send, or None when nothing is new."""
+
+    def __init__(
+        self, chats: ChatService, chat_id: int, caller: Caller, window: int = WINDOW
+    ) -> None:
+        self._chats = chats
+        self._chat_id = chat_id
+        self._caller = caller
+        self._window = window
+        self._revision = -1
+        self._sent: dict[int, str] = {}
+        self._head: dict[str, Any] = {}
+        self._growing: GrowingMarkdown | None = None
+        self._growing_id = 0
+        self._shown_text = ""
+
+    async def changes(self) -> dict[str, Any] | None:
+        """The difference between what the tab shows and what is."""
+        revision = self._chats.revision(self._chat_id)
+        if revision != self._revision:
+            self._revision = revision
+            return await self._whole()
+        live = self._chats.live(self._chat_id)
+        if live is None or live.message_id != self._growing_id or live.text == self._shown_text:
+            return None
+        return {"live": self._grow(live)}
+
+    async def _whole(self) -> dict[str, Any] | None:
+        """Everything but what was sent already."""
+        chat = await self._chats.chat(self._chat_id, self._caller.user)
+        branch = await self._chats.branch(self._chat_id, self._caller.user)
+        live = self._chats.live(self._chat_id)
+        shown = branch[-self._window :]
+        changed = {}
+        for message in shown:
+            mark = _mark(message)
+            if self._sent.get(message.id) != mark or (live and live.message_id == message.id):
+                changed[message.id] = await self._message(message, live)
+                self._sent[message.id] = mark
+        head = {
+            "id": chat.id,
+            "title": chat.title,
+            "system": chat.system,
+            "order": [message.id for message in shown],
+            "earlier": len(branch) - len(shown),
+            "busy": live is not None,
+        }
+        if not changed and head == self._head:
+            return None
+        self._head = head
+        return {"chat": head, "messages": list(changed.values())}
+
+    async def _message(self, message: StoredMessage, live: LiveReply | None) -> dict[str, Any]:
+        if live is None or live.message_id != message.id:
+            blocks = await asyncio.to_thread(render_blocks, message.content)
+            return message_json(message, blocks)
+        self._growing, self._growing_id = GrowingMarkdown(), message.id
+        self._shown_text = live.text
+        self._growing.update(live.text)
+        return message_json(message, tuple(self._growing.blocks))
+
+    def _grow(self, live: LiveReply) -> dict[str, Any]:
+        assert self._growing is not None
+        first = self._growing.update(live.text)
+        self._shown_text = live.text
+        return {
+            "id": live.message_id,
+            "from": first,
+            "blocks": self._growing.blocks[first:],
+            "stats": f"{live.tokens_per_s:.0f} tok/s" if live.tokens > 3 else "",
+        }
+
+
+def message_json(message: StoredMessage, blocks: tuple[str, ...]) -> dict[str, Any]:
+    """A message as the page draws it."""
+    versions = message.versions or (message.id,)
+    return {
+        "id": message.id,
+        "role": message.role,
+        "state": message.state,
+        "error": message.error,
+        "blocks": list(blocks),
+        "name": "You" if message.role == "user" else str(message.about.get("model", "Assistant")),
+        "versions": list(versions),
+        "version": versions.index(message.id) if message.id in versions else 0,
+        "stats": stats_line(message.about),
+    }
+
+
+def stats_line(about: dict[str, Any]) -> str:
+    """Speed, time to the first token and context of a finished reply, with units."""
+    if "completion_tokens" not in about:
+        return ""
+    parts = []
+    if about["tokens_per_s"]:
+        parts.append(f"{about['tokens_per_s']:.0f} tok/s")
+    parts.append(f"first token {_duration(about['first_token_s'])}")
+    used = about["prompt_tokens"] + about["completion_tokens"]
+    parts.append(f"{used:,} of {about['context']:,} tokens")
+    if about.get("dropped"):
+        turns = "turn" if about["dropped"] == 1 else "turns"
+        parts.append(f"{about['dropped']} oldest {turns} left out")
+    if about.get("finish_reason") == "length":
+        parts.append("ended at the token limit")
+    return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _mark(message: StoredMessage) -> str:
+    """A fingerprint of all that `message_json` shows."""
+    shown = (message.content, message.state, message.error, message.versions, message.about)
+    return hashlib.blake2b(repr(shown).encode(), digest_size=12).hexdigest()

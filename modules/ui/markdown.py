@@ -1,0 +1,152 @@
+"""Markdown to safe HTML, block by block.
+
+Replies are rendered on the server, so that the page carries no parser and raw HTML from
+a model never reaches it: the parser escapes it. A text becomes a list of blocks
+(paragraphs, lists, code, tables); while it grows, only its last block can change, which
+is what `GrowingMarkdown` and the page make use of.
+
+Code is highlighted by pygments (classes, coloured by the page's CSS), LaTeX becomes
+MathML, which browsers draw themselves.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import pygments
+import pygments.lexers
+import pygments.util
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from mdit_py_plugins.amsmath import amsmath_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.texmath import texmath_plugin
+from pygments.formatters import HtmlFormatter
+
+from modules.ui.formula import formula
+
+__all__ = ["GrowingMarkdown", "render_blocks"]
+
+_MAX_HIGHLIGHTED_CHARS = 50_000
+_FORMATTER = HtmlFormatter(nowrap=True)
+
+
+@lru_cache(maxsize=2048)
+def render_blocks(text: str) -> tuple[str, ...]:
+    """The HTML of each top-level block of `text`."""
+    return tuple(html for html, _ in _render(text.replace("\r", "")))
+
+
+class GrowingMarkdown:
+    """Renders a text that only grows, without parsing its finished blocks again."""
+
+    def __init__(self) -> None:
+        self.blocks: list[str] = []
+        self._frozen = 0  # blocks that are final
+        self._parsed_from = 0  # where in the text the first block that is not final begins
+
+    def update(self, text: str) -> int:
+        """Take the text so far; returns the index of the first block that changed."""
+        tail = text.replace("\r", "")[self._parsed_from :]
+        rendered = _render(tail)
+        first = self._frozen
+        self.blocks[first:] = [html for html, _ in rendered]
+        if len(rendered) > 1:
+            lines = tail.split("\n")
+            self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[-1][1]])
+            self._frozen += len(rendered) - 1
+        return first
+
+
+def _render(text: str) -> list[tuple[str, int]]:
+    """Each block's HTML with the line that it begins on."""
+    parser = _parser()
+    env: dict[str, Any] = {}
+    tokens = parser.parse(text, env)
+    blocks, start = [], 0
+    for i, token in enumerate(tokens):
+        if token.level == 0 and token.nesting != 1:
+            group = tokens[start : i + 1]
+            line = group[0].map[0] if group[0].map else 0
+            blocks.append((parser.renderer.render(group, parser.options, env), line))
+            start = i + 1
+    return blocks
+
+
+@lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True})
+    parser.enable(["table", "strikethrough"])
+    parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True)
+    parser.use(amsmath_plugin)
+    parser.use(texmath_plugin, delimiters="brackets")
+    parser.add_render_rule("fence", _fence)
+    parser.add_render_rule("code_block", _fence)
+    parser.add_render_rule("image", _image)
+    parser.add_render_rule("link_open", _link_open)
+    parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    for name in ("math_inline", "math_inline_double", "math_block", "math_block_label", "amsmath"):
+        parser.add_render_rule(name, _formula_rule(name != "math_inline"))
+    return parser
+
+
+def _formula_rule(display: bool) -> Any:
+    def rule(
+        renderer: RendererHTML,
+        tokens: Sequence[Token],
+        index: int,
+        options: OptionsDict,
+        env: EnvType,
+    ) -> str:
+        return formula(tokens[index].content, display=display)
+
+    return rule
+
+
+def _fence(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    code = tokens[index].content
+    language = (tokens[index].info.strip().split() or [""])[0][:40]
+    shown = html.escape(language) if language else "text"
+    return (
+        f'<div class="code"><div class="code-head"><span>{shown}</span>'
+        '<button type="button" data-act="copy-code">Copy</button></div>'
+        f"<pre><code>{_highlight(code, language)}</code></pre></div>\n"
+    )
+
+
+@lru_cache(maxsize=256)
+def _highlight(code: str, language: str) -> str:
+    if not language or len(code) > _MAX_HIGHLIGHTED_CHARS:
+        return html.escape(code)
+    try:
+        lexer = pygments.lexers.get_lexer_by_name(language, stripnl=False)
+    except pygments.util.ClassNotFound:
+        return html.escape(code)
+    return str(pygments.highlight(code, lexer, _FORMATTER))
+
+
+def _image(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    """A picture as a link: a reply must not make the reader's browser fetch anything."""
+    token = tokens[index]
+    source = html.escape(str(token.attrGet("src") or ""), quote=True)
+    return f'<a href="{source}" {_LINK_ATTRIBUTES}>{html.escape(token.content) or source}</a>'
+
+
+_LINK_ATTRIBUTES = 'target="_blank" rel="noopener noreferrer nofollow"'
+
+
+def _link_open(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    href = html.escape(str(tokens[index].attrGet("href") or ""), quote=True)
+    return f'<a href="{href}" {_LINK_ATTRIBUTES}>'

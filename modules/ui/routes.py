@@ -1,0 +1,254 @@
+"""The page's own routes: one stream that tells a tab what to show, and what it may do.
+
+Every handler asks who is calling; a chat is reached only through its owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field
+
+from modules.access import Caller, caller_of
+from modules.chat.store import MAX_MESSAGE_CHARS
+from modules.context import AppContext
+from modules.errors import InvalidInputError, LanternError, NotFoundError
+from modules.signals import first_change
+from modules.ui import models
+from modules.ui.components.knobs import from_widgets
+from modules.ui.feed import WINDOW, ChatFeed
+
+__all__ = ["STATIC", "build_routes", "lantern_error"]
+
+STATIC = Path(__file__).parent / "static"
+
+_PACE_S = 0.04
+"""The least time between two updates of a tab: 25 a second are smooth to read."""
+_KEEP_ALIVE_S = 15.0
+
+Id = Annotated[int, Field(ge=1, le=2**53)]
+Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARS)]
+Values = Annotated[list[Any], Field(max_length=200)]
+
+
+class _Send(BaseModel):
+    text: Text
+    values: Values
+
+
+class _Values(BaseModel):
+    values: Values
+
+
+class _Edit(BaseModel):
+    text: Text
+    values: Values | None = None
+
+
+class _Text(BaseModel):
+    text: Text
+
+
+class _Preview(BaseModel):
+    chat: Id | None = None
+    text: Text
+    values: Values
+
+
+class _Model(BaseModel):
+    name: str = Field(max_length=300)
+
+
+def _caller(request: Request) -> Caller:
+    return caller_of(request.scope)
+
+
+def _admin(request: Request) -> Caller:
+    caller = caller_of(request.scope)
+    if not caller.admin:
+        raise InvalidInputError(
+            "Only the owner may change the model.", "Ask them, or do it on their machine."
+        )
+    return caller
+
+
+Who = Annotated[Caller, Depends(_caller)]
+Admin = Annotated[Caller, Depends(_admin)]
+
+
+async def lantern_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer a `LanternError` with its message and remedy."""
+    assert isinstance(error, LanternError)
+    status = 404 if isinstance(error, NotFoundError) else 400
+    return JSONResponse({"message": error.message, "remedy": error.remedy}, status)
+
+
+def build_routes(ctx: AppContext) -> APIRouter:
+    """All routes below /page."""
+    router = APIRouter(prefix="/page", include_in_schema=False)
+    _add_stream(router, ctx)
+    _add_chat_routes(router, ctx)
+    _add_message_routes(router, ctx)
+    _add_model_routes(router, ctx)
+    return router
+
+
+def _add_stream(router: APIRouter, ctx: AppContext) -> None:
+    @router.get("/events")
+    async def events(caller: Who, chat: int = 0, window: int = WINDOW) -> StreamingResponse:
+        stream = _events(ctx, caller, chat, min(max(window, 1), 100_000))
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    @router.post("/preview")
+    async def preview(caller: Who, body: _Preview) -> dict[str, Any]:
+        if ctx.engine.state.phase != "ready":
+            return {"tokens": 0, "context": 0, "sentence": ""}
+        prompt = await ctx.chats.preview(
+            body.chat, caller.user, body.text, from_widgets(body.values)
+        )
+        return {
+            "tokens": prompt.tokens,
+            "context": prompt.context,
+            "sentence": prompt.sentence,
+        }
+
+
+async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> AsyncIterator[str]:
+    """State differences as server-sent events, until the tab is gone."""
+    signals = {
+        "engine": ctx.engine.changed,
+        "jobs": ctx.jobs.changed,
+        "chats": ctx.chats.listed(caller.user),
+    }
+    feed = None
+    if chat:
+        try:
+            await ctx.chats.chat(chat, caller.user)
+        except NotFoundError as error:
+            yield _event({"gone": str(error)})
+        else:
+            feed = ChatFeed(ctx.chats, chat, caller, window)
+            signals["chat"] = ctx.chats.changed(chat)
+    seen = dict.fromkeys(signals.values(), -1)
+    while True:
+        fresh = {name for name, signal in signals.items() if signal.version != seen[signal]}
+        seen = {signal: signal.version for signal in seen}
+        update: dict[str, Any] = {}
+        if fresh & {"engine", "jobs"}:
+            update["engine"] = models.engine_json(ctx, admin=caller.admin)
+            update["jobs"] = models.jobs_json(ctx)
+        if "chats" in fresh:
+            update["chats"] = [
+                {"id": c.id, "title": c.title, "at": c.updated_at}
+                for c in await ctx.chats.chats(caller.user)
+            ]
+        if feed is not None and "chat" in fresh:
+            try:
+                update |= await feed.changes() or {}
+            except NotFoundError as error:
+                update["gone"] = str(error)
+                feed = None
+        if update:
+            yield _event(update)
+            await asyncio.sleep(_PACE_S)
+        elif not await first_change(seen, _KEEP_ALIVE_S):
+            yield ": still here\n\n"
+
+
+def _event(update: dict[str, Any]) -> str:
+    return f"data: {json.dumps(update, ensure_ascii=False)}\n\n"
+
+
+def _add_chat_routes(router: APIRouter, ctx: AppContext) -> None:
+    chats = ctx.chats
+
+    @router.post("/chats")
+    async def create(caller: Who) -> dict[str, int]:
+        return {"id": (await chats.create(caller.user)).id}
+
+    @router.post("/chats/{chat}/rename")
+    async def rename(caller: Who, chat: Id, body: _Text) -> None:
+        await chats.rename(chat, caller.user, body.text)
+
+    @router.post("/chats/{chat}/system")
+    async def system(caller: Who, chat: Id, body: _Text) -> None:
+        await chats.set_system(chat, caller.user, body.text)
+
+    @router.post("/chats/{chat}/delete")
+    async def delete(caller: Who, chat: Id) -> None:
+        await chats.delete(chat, caller.user)
+
+    @router.post("/chats/{chat}/restore")
+    async def restore(caller: Who, chat: Id) -> None:
+        await chats.restore(chat, caller.user)
+
+    @router.post("/chats/{chat}/send")
+    async def send(caller: Who, chat: Id, body: _Send) -> None:
+        await chats.send(chat, caller.user, body.text, from_widgets(body.values))
+
+    @router.post("/chats/{chat}/stop")
+    async def stop(caller: Who, chat: Id) -> None:
+        await chats.stop(chat, caller.user)
+
+
+def _add_message_routes(router: APIRouter, ctx: AppContext) -> None:
+    chats = ctx.chats
+    place = "/chats/{chat}/messages/{message}"
+
+    @router.get(place)
+    async def text(caller: Who, chat: Id, message: Id) -> dict[str, str]:
+        return {"text": await chats.text(chat, caller.user, message)}
+
+    @router.post(place + "/regenerate")
+    async def regenerate(caller: Who, chat: Id, message: Id, body: _Values) -> None:
+        await chats.regenerate(chat, caller.user, message, from_widgets(body.values))
+
+    @router.post(place + "/continue")
+    async def continue_reply(caller: Who, chat: Id, message: Id, body: _Values) -> None:
+        await chats.continue_reply(chat, caller.user, message, from_widgets(body.values))
+
+    @router.post(place + "/edit")
+    async def edit(caller: Who, chat: Id, message: Id, body: _Edit) -> None:
+        params = None if body.values is None else from_widgets(body.values)
+        await chats.edit(chat, caller.user, message, body.text, params)
+
+    @router.post(place + "/show")
+    async def show(caller: Who, chat: Id, message: Id) -> None:
+        await chats.show_version(chat, caller.user, message)
+
+    @router.post(place + "/delete")
+    async def delete(caller: Who, chat: Id, message: Id) -> None:
+        await chats.delete_message(chat, caller.user, message)
+
+    @router.post(place + "/restore")
+    async def restore(caller: Who, chat: Id, message: Id) -> None:
+        await chats.restore_message(chat, caller.user, message)
+
+
+def _add_model_routes(router: APIRouter, ctx: AppContext) -> None:
+    @router.get("/models")
+    async def listed(caller: Admin) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(models.models_json, ctx)
+
+    @router.post("/models/load")
+    async def load(caller: Admin, body: _Model) -> None:
+        models.load(ctx, body.name)
+
+    @router.post("/models/begin")
+    async def begin(caller: Admin) -> None:
+        models.begin(ctx)
+
+    @router.post("/models/unload")
+    async def unload(caller: Admin) -> None:
+        await ctx.engine.unload()
+
+    @router.post("/jobs/{job}/cancel")
+    async def cancel(caller: Admin, job: Id) -> None:
+        ctx.jobs.cancel(job)

@@ -1,0 +1,105 @@
+// The strip over all tabs: model, jobs, and the notice when something needs a decision.
+
+import { element, get, post } from "./net.js";
+
+let latest = { engine: null, jobs: [] };
+let menu = null;
+
+export function drawStrip(engine, jobs) {
+  latest = { engine, jobs };
+  const place = document.getElementById("strip-model");
+  const bar = document.getElementById("strip-job");
+  if (!place || !bar) return;
+  drawModel(place, engine);
+  drawJob(bar, engine, jobs);
+  drawNotice(engine, jobs);
+  document.body.dataset.engine = engine.phase;
+}
+
+function drawModel(place, engine) {
+  const label =
+    engine.phase === "ready" ? engine.model : engine.phase === "loading" ? `Loading ${engine.model}` : "No model";
+  const parts = [];
+  if (engine.admin) {
+    const button = element(
+      "button",
+      { type: "button", className: "model-name", "aria-haspopup": "menu", title: "Choose a model" },
+      `${label} ▾`,
+    );
+    button.onclick = (event) => (event.stopPropagation(), toggleMenu(button));
+    parts.push(button);
+  } else {
+    parts.push(element("span", { className: "model-name" }, label));
+  }
+  for (const detail of engine.details) parts.push(element("span", { className: "detail" }, detail));
+  place.replaceChildren(...parts);
+}
+
+function drawJob(bar, engine, jobs) {
+  const job = jobs.find((one) => one.state === "running" || one.state === "queued");
+  if (!job) return bar.replaceChildren();
+  const percent = Math.round(job.fraction * 100);
+  const cancel = element("button", { type: "button", className: "quiet", title: "Cancel", ariaLabel: "Cancel" }, "×");
+  cancel.onclick = () => post(`jobs/${job.id}/cancel`);
+  bar.replaceChildren(
+    element("span", { className: "job-title", title: job.title }, job.title),
+    element("progress", { max: 100, value: percent, ariaLabel: job.title }),
+    element("span", { className: "job-stage" }, `${percent} % ${job.stage}`),
+    ...(engine.admin ? [cancel] : []),
+  );
+}
+
+function drawNotice(engine, jobs) {
+  const notice = document.getElementById("notice");
+  const running = jobs.some((one) => one.state === "running" || one.state === "queued");
+  const failed = jobs.find((one) => one.state === "failed");
+  const error = engine.error ?? failed?.error ?? null;
+  if (running || engine.phase === "ready" || engine.phase === "loading" || !engine.admin) {
+    notice.hidden = engine.phase === "ready" || running || engine.phase === "loading";
+    if (!notice.hidden) notice.replaceChildren(element("span", {}, "No model is loaded. Its owner can load one."));
+    return;
+  }
+  const load = element("button", { type: "button", className: "primary" }, error ? "Load again" : "Load a model");
+  load.onclick = () => (engine.model && error ? post("models/load", { name: engine.model }) : post("models/begin"));
+  const text = error ? `${error.message} ${error.remedy}` : "No model is loaded.";
+  notice.replaceChildren(element("span", {}, text), load);
+  notice.classList.toggle("fault", Boolean(error));
+  notice.hidden = false;
+}
+
+async function toggleMenu(button) {
+  if (menu) return closeMenu();
+  menu = element("div", { className: "menu", role: "menu" }, element("p", { className: "soft" }, "Looking…"));
+  const at = button.getBoundingClientRect();
+  menu.style.left = `${at.left}px`;
+  menu.style.top = `${at.bottom + 6}px`;
+  document.body.append(menu);
+  const models = await get("models");
+  if (!menu || !models) return closeMenu();
+  const rows = models.map((model) => {
+    const row = element(
+      "button",
+      { type: "button", role: "menuitem", disabled: Boolean(model.problem), title: model.problem },
+      element("span", {}, model.name),
+      element("span", { className: "soft" }, model.problem || model.size),
+    );
+    row.onclick = () => (closeMenu(), post("models/load", { name: model.name }));
+    return row;
+  });
+  if (!rows.length) rows.push(element("p", { className: "soft" }, "models/ is empty."));
+  if (latest.engine?.phase === "ready") {
+    const unload = element("button", { type: "button", role: "menuitem" }, "Unload, and free its memory");
+    unload.onclick = () => (closeMenu(), post("models/unload"));
+    rows.push(element("hr"), unload);
+  }
+  menu.replaceChildren(...rows);
+  menu.querySelector("button:not(:disabled)")?.focus();
+}
+
+function closeMenu() {
+  menu?.remove();
+  menu = null;
+}
+
+document.addEventListener("click", (event) => menu && !menu.contains(event.target) && closeMenu());
+document.addEventListener("keydown", (event) => event.key === "Escape" && closeMenu());

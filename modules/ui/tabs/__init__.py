@@ -1,0 +1,1 @@
+"""One module a tab: layout in `build`, events in `bind`."""

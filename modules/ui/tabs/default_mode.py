@@ -1,0 +1,187 @@
+"""Default mode: text at the left, the model's continuation at the right."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from modules.chat.drafts import Draft
+from modules.chat.prompt_files import list_prompts, read_prompt
+from modules.context import AppContext
+from modules.errors import LanternError
+from modules.ui.components.handlers import sentence, user_of
+from modules.ui.components.knobs import from_widgets
+from modules.ui.markdown import render_blocks
+from modules.ui.streaming import continuation, new_request_id
+
+__all__ = ["Components", "bind", "build", "count_tokens", "generate", "views"]
+
+# The reply is foreign HTML: no scripts, no forms, and nothing is fetched for it.
+_FRAME = (
+    '<iframe class="html-view" sandbox="" title="The reply as HTML" srcdoc="{}"></iframe>'
+)
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "style-src 'unsafe-inline'; img-src data:\">"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The widgets of this mode."""
+
+    text: gr.Textbox
+    template: gr.Dropdown
+    count: gr.Button
+    counted: gr.HTML
+    generate: gr.Button
+    go_on: gr.Button
+    stop: gr.Button
+    raw: gr.Textbox
+    markdown: gr.HTML
+    html: gr.HTML
+    stats: gr.HTML
+    request: gr.State
+
+
+def build(ctx: AppContext) -> Components:
+    """Layout."""
+    with gr.Row(elem_id="default-mode", elem_classes="writing"):
+        with gr.Column(elem_classes="writing-half"):
+            text = gr.Textbox(
+                label="Text to send",
+                placeholder="Write or choose a prompt, and the model continues it.",
+                lines=18,
+                max_lines=18,
+                elem_classes="writing-box",
+                elem_id="default-text",
+            )
+            with gr.Row(elem_classes="writing-tools"):
+                template = gr.Dropdown(
+                    list_prompts(ctx.settings.paths.prompts),
+                    value=None,
+                    label="Prompt template",
+                    elem_id="default-template",
+                    min_width=180,
+                )
+                counted = gr.HTML("", elem_classes="soft counted", elem_id="default-counted")
+                count = gr.Button("Count tokens", size="sm", min_width=110)
+            with gr.Row(elem_classes="writing-buttons"):
+                start = gr.Button("Generate", variant="primary", elem_id="default-generate")
+                go_on = gr.Button("Continue", elem_id="default-continue")
+                stop = gr.Button("■ Stop", elem_id="default-stop", interactive=False)
+        with gr.Column(elem_classes="writing-half"):
+            with gr.Tabs(elem_classes="reader"):
+                with gr.Tab("Raw"):
+                    raw = gr.Textbox(
+                        show_label=False,
+                        container=False,
+                        lines=18,
+                        max_lines=18,
+                        placeholder="The reply streams here.",
+                        elem_classes="writing-box",
+                        elem_id="default-raw",
+                        buttons=["copy"],
+                    )
+                with gr.Tab("Markdown", render_children=True):
+                    markdown = gr.HTML("", elem_classes="reader-page", apply_default_css=False)
+                with gr.Tab("HTML", render_children=True):
+                    page = gr.HTML("", elem_classes="reader-page", apply_default_css=False)
+            stats = gr.HTML("", elem_classes="soft stats-line", elem_id="default-stats")
+    return Components(
+        text, template, count, counted, start, go_on, stop, raw, markdown, page, stats, gr.State("")
+    )
+
+
+def bind(
+    ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Component]
+) -> None:
+    """Events."""
+    shown = [c.raw, c.markdown, c.html, c.stats, c.request, c.generate, c.go_on, c.stop]
+
+    async def start(
+        request: gr.Request, text: str, *values: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        async for update in generate(ctx, user_of(request), text, "", values):
+            yield update
+
+    async def go_on(
+        request: gr.Request, text: str, reply: str, *values: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        async for update in generate(ctx, user_of(request), text, reply, values):
+            yield update
+
+    async def stop(request_id: str) -> None:
+        await ctx.engine.cancel(request_id)
+
+    async def count(text: str) -> str:
+        return await count_tokens(ctx, text)
+
+    async def choose(request: gr.Request, name: str | None, text: str, reply: str) -> str:
+        if not name:
+            return text
+        # What the template replaces stays in the drafts.
+        draft = Draft(text or "", reply or "")
+        await asyncio.to_thread(ctx.drafts.save, user_of(request), "default", draft)
+        with sentence():
+            return read_prompt(ctx.settings.paths.prompts, name)
+
+    async def restore(request: gr.Request) -> tuple[str, str, str, str]:
+        draft = await asyncio.to_thread(ctx.drafts.latest, user_of(request), "default")
+        return draft.text, *views(draft.reply)
+
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.on([c.generate.click], start, [c.text, *widgets], shown, **hidden)
+    c.go_on.click(go_on, [c.text, c.raw, *widgets], shown, **hidden)
+    c.stop.click(stop, c.request, None, **hidden)
+    c.count.click(count, c.text, c.counted, **hidden)
+    c.template.input(choose, [c.template, c.text, c.raw], c.text, **hidden)
+    blocks.load(restore, None, [c.text, c.raw, c.markdown, c.html], **hidden)
+
+
+async def generate(
+    ctx: AppContext, user: str, text: str, beginning: str, values: tuple[Any, ...]
+) -> AsyncIterator[tuple[Any, ...]]:
+    """Stream the continuation of `text + beginning` into the reader, behind `beginning`.
+
+    Yields raw text, Markdown, HTML, the stats line, the request's id, and the buttons.
+    """
+    request_id, reply, stats = new_request_id(), beginning, ""
+    busy = gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(interactive=True)
+    idle = gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(interactive=False)
+    try:
+        with sentence():
+            params = from_widgets(values)
+        yield *views(reply), "Reading the prompt…", request_id, *busy
+        async for progress in continuation(ctx.engine, request_id, text + beginning, params):
+            reply, stats = beginning + progress.text, progress.stats
+            raw, markdown, _ = views(reply)
+            # The frame is loaded anew at each change, so it waits for the end.
+            yield raw, markdown, gr.skip(), stats, request_id, *busy
+        yield *views(reply), stats, "", *idle
+    except LanternError as error:
+        yield *views(reply), f'<span class="fault">{html.escape(str(error))}</span>', "", *idle
+    finally:
+        await asyncio.to_thread(ctx.drafts.save, user, "default", Draft(text, reply))
+
+
+def views(reply: str) -> tuple[str, str, str]:
+    """The reply as raw text, as rendered Markdown, and as a page in a locked frame."""
+    blocks = "".join(f'<div class="block">{block}</div>' for block in render_blocks(reply))
+    frame = _FRAME.format(html.escape(_POLICY + reply))
+    return reply, f'<div class="rendered">{blocks}</div>', frame
+
+
+async def count_tokens(ctx: AppContext, text: str) -> str:
+    """How many tokens the engine would get for `text`."""
+    try:
+        (count,) = await ctx.engine.count_tokens([text], special_tokens=True)
+    except LanternError as error:
+        return f'<span class="fault">{html.escape(str(error))}</span>'
+    return f"{count:,} tokens"

@@ -1,0 +1,126 @@
+"""Notebook mode: one text that the model continues, with undo and regenerate."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from modules.chat.drafts import Draft
+from modules.context import AppContext
+from modules.errors import LanternError
+from modules.ui.components.handlers import sentence, user_of
+from modules.ui.components.knobs import from_widgets
+from modules.ui.streaming import continuation, new_request_id
+from modules.ui.tabs.default_mode import count_tokens
+
+__all__ = ["Components", "bind", "build", "generate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The widgets of this mode."""
+
+    text: gr.Textbox
+    generate: gr.Button
+    regenerate: gr.Button
+    undo: gr.Button
+    stop: gr.Button
+    count: gr.Button
+    stats: gr.HTML
+    request: gr.State
+
+
+def build() -> Components:
+    """Layout."""
+    with gr.Column(elem_id="notebook-mode", elem_classes="writing"):
+        text = gr.Textbox(
+            show_label=False,
+            container=False,
+            placeholder="Begin a text, and the model continues it.",
+            lines=20,
+            max_lines=20,
+            elem_classes="writing-box",
+            elem_id="notebook-text",
+        )
+        with gr.Row(elem_classes="writing-buttons"):
+            start = gr.Button("Generate", variant="primary", elem_id="notebook-generate")
+            again = gr.Button("Regenerate", elem_id="notebook-regenerate")
+            undo = gr.Button("Undo", elem_id="notebook-undo")
+            stop = gr.Button("■ Stop", elem_id="notebook-stop", interactive=False)
+            count = gr.Button("Count tokens", elem_id="notebook-count")
+        stats = gr.HTML("", elem_classes="soft stats-line", elem_id="notebook-stats")
+    return Components(text, start, again, undo, stop, count, stats, gr.State(""))
+
+
+def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Component]) -> None:
+    """Events."""
+    shown = [c.text, c.stats, c.request, c.generate, c.regenerate, c.undo, c.stop]
+
+    async def start(request: gr.Request, text: str, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
+        async for update in generate(ctx, user_of(request), text, values):
+            yield update
+
+    async def again(request: gr.Request, text: str, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
+        before = await asyncio.to_thread(step_back, ctx, user_of(request), text)
+        async for update in generate(ctx, user_of(request), before, values):
+            yield update
+
+    async def undo(request: gr.Request, text: str) -> str:
+        return await asyncio.to_thread(step_back, ctx, user_of(request), text)
+
+    async def stop(request_id: str) -> None:
+        await ctx.engine.cancel(request_id)
+
+    async def count(text: str) -> str:
+        return await count_tokens(ctx, text)
+
+    async def restore(request: gr.Request) -> str:
+        return (await asyncio.to_thread(ctx.drafts.latest, user_of(request), "notebook")).text
+
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
+    c.generate.click(start, [c.text, *widgets], shown, **hidden)
+    c.regenerate.click(again, [c.text, *widgets], shown, **hidden)
+    c.undo.click(undo, c.text, c.text, **hidden)
+    c.stop.click(stop, c.request, None, **hidden)
+    c.count.click(count, c.text, c.stats, **hidden)
+    blocks.load(restore, None, c.text, **hidden)
+
+
+def step_back(ctx: AppContext, user: str, text: str) -> str:
+    """The text before the last generation, or before what was typed since.
+
+    What stands there now stays in the drafts.
+    """
+    ctx.drafts.save(user, "notebook", Draft(text))
+    return ctx.drafts.undo(user, "notebook").text
+
+
+async def generate(
+    ctx: AppContext, user: str, text: str, values: tuple[Any, ...]
+) -> AsyncIterator[tuple[Any, ...]]:
+    """Stream the continuation of `text` behind it.
+
+    Yields the whole text, the stats line, the request's id, and the buttons.
+    """
+    request_id, whole, stats = new_request_id(), text, ""
+    busy = (gr.Button(interactive=False),) * 3 + (gr.Button(interactive=True),)
+    idle = (gr.Button(interactive=True),) * 3 + (gr.Button(interactive=False),)
+    await asyncio.to_thread(ctx.drafts.save, user, "notebook", Draft(text))
+    try:
+        with sentence():
+            params = from_widgets(values)
+        yield gr.skip(), "Reading the text…", request_id, *busy
+        async for progress in continuation(ctx.engine, request_id, text, params):
+            whole, stats = text + progress.text, progress.stats
+            yield whole, stats, request_id, *busy
+        yield whole, stats, "", *idle
+    except LanternError as error:
+        yield whole, f'<span class="fault">{html.escape(str(error))}</span>', "", *idle
+    finally:
+        await asyncio.to_thread(ctx.drafts.save, user, "notebook", Draft(whole))

@@ -1,0 +1,151 @@
+"""Start Lantern: `python server.py`, and open the address that it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from modules.errors import LanternError, SettingsError
+from modules.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
+    from fastapi import FastAPI
+
+    from modules.access import Access
+    from modules.context import AppContext
+    from modules.engine.client import EngineClient
+
+__all__ = ["build_app", "build_context", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl+C. Returns the exit status."""
+    try:
+        settings = load_settings(argv)
+        logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
+        settings.paths.prepare()
+        listener = _bind(settings)
+    except LanternError as error:
+        say(str(error))
+        return 2
+    say("Starting Lantern…")
+    with listener:
+        return _serve(settings, listener)
+
+
+def say(text: str) -> None:
+    """One line to the terminal, at once, also where output is buffered."""
+    print(text, flush=True)
+
+
+def build_context(settings: Settings, engine: EngineClient, access: Access) -> AppContext:
+    """Everything that the page and the API work with."""
+    from modules.chat.drafts import DraftStore
+    from modules.chat.service import ChatService
+    from modules.chat.store import ChatStore
+    from modules.context import AppContext
+    from modules.jobs import JobManager
+
+    store = ChatStore(settings.paths.database)
+    store.mark_interrupted_replies()
+    return AppContext(
+        settings=settings,
+        access=access,
+        jobs=JobManager(),
+        engine=engine,
+        chats=ChatService(store, engine),
+        drafts=DraftStore(store),
+    )
+
+
+def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI:
+    """The page and the API in one application. `started` is called in its event loop."""
+    from fastapi import FastAPI
+
+    from modules.access import AccessMiddleware
+    from modules.api.router import build_router
+    from modules.ui.app import mount_page
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        started(ctx)
+        yield
+        await ctx.jobs.close()
+        await ctx.chats.close()
+        await ctx.engine.close()
+
+    app = FastAPI(title="Lantern", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(build_router(ctx.engine, ctx.settings.api_key or ctx.access.token))
+    app = mount_page(app, ctx)
+    app.add_middleware(AccessMiddleware, access=ctx.access)
+    return app
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port before anything slow, so that a taken one is said at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.listen_port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"Lantern cannot listen on {settings.host}, port {settings.listen_port}: "
+            f"{(error.strerror or str(error)).lower()}.",
+            f"Stop the other program, or try --listen-port {settings.listen_port + 1}.",
+        ) from error
+    return listener
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn
+
+    from modules.access import Access
+    from modules.engine.local import LocalEngine
+    from modules.ui import models
+
+    access = Access.for_host(settings.host)
+    try:
+        ctx = build_context(settings, LocalEngine(), access)
+    except LanternError as error:
+        say(str(error))
+        return 2
+    narrating: set[asyncio.Task[None]] = set()
+
+    def started(ctx: AppContext) -> None:
+        models.begin(ctx)
+        narrating.add(asyncio.get_running_loop().create_task(models.narrate(ctx, say)))
+        _announce(settings, listener.getsockname()[1], access)
+
+    config = uvicorn.Config(
+        build_app(ctx, started), log_level="warning", timeout_graceful_shutdown=2
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _announce(settings: Settings, port: int, access: Access) -> None:
+    """Say where the page is, and open it if that was asked for."""
+    here = f"http://127.0.0.1:{port}"
+    say(f"Page:  {here}")
+    if access.token:
+        host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+        say(f"From other machines:  http://{host}:{port}/?token={access.token}")
+    if settings.auto_launch:
+        import webbrowser
+
+        webbrowser.open(here)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main())

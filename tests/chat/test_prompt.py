@@ -1,0 +1,170 @@
+"""Prompts that fit their context."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from modules.chat.messages import Message
+from modules.chat.prompt import ChatPrompt, build_chat_prompt
+from modules.engine.fake import FakeEngine
+from modules.engine.params import SamplingParams
+from modules.engine.protocol import LoadModel
+from modules.errors import NoModelError, PromptTooLongError
+
+pytestmark = pytest.mark.anyio
+
+
+class CountingEngine(FakeEngine):
+    calls = 0
+
+    async def count_tokens(self, texts: list[str], special_tokens: bool = False) -> list[int]:
+        self.calls += 1
+        return await super().count_tokens(texts, special_tokens)
+
+
+async def loaded(context: int, template: str | None = "") -> CountingEngine:
+    engine = CountingEngine(context_length=context)
+    info = await engine.load(LoadModel("models/fake"))
+    if template != "":
+        info = dataclasses.replace(info, chat_template=template)
+        engine.state = dataclasses.replace(engine.state, info=info)
+    return engine
+
+
+def turns(count: int, words: int = 10) -> list[Message]:
+    """`count` turns of two messages; message k says `<k>` and then `word`s."""
+    roles = ("user", "assistant") * count
+    return [Message(r, f"<{k}>" + " word" * (words - 1)) for k, r in enumerate(roles)]
+
+
+SYSTEM = Message("system", "Be brief.")
+QUESTION = Message("user", "And now?")
+PARAMS = SamplingParams(max_new_tokens=20)
+
+
+async def fits(engine: FakeEngine, prompt: ChatPrompt) -> bool:
+    return await engine.count_tokens([prompt.text]) == [prompt.tokens] and (
+        prompt.tokens <= prompt.room
+    )
+
+
+async def test_a_chat_that_fits_is_whole_and_counted_once() -> None:
+    engine = await loaded(2048)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *turns(3), QUESTION], PARAMS)
+    assert (prompt.dropped, prompt.sentence, engine.calls) == (0, "", 1)
+    assert prompt.text.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert prompt.text.endswith("And now?<|im_end|>\n<|im_start|>assistant\n")
+    assert (prompt.context, prompt.room, prompt.stop) == (2048, 2028, ())
+
+
+async def test_the_oldest_turns_go_first_and_the_system_message_stays() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *turns(10), QUESTION], PARAMS)
+    assert prompt.dropped == 6
+    assert "Be brief." in prompt.text and "And now?" in prompt.text
+    assert "<11>" not in prompt.text and "<12>" in prompt.text
+    assert await fits(engine, prompt)
+
+
+async def test_no_turn_is_dropped_that_would_have_fitted() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *turns(10), QUESTION], PARAMS)
+    one_more = await build_chat_prompt(
+        await loaded(10_000), [SYSTEM, *turns(10)[10:], QUESTION], PARAMS
+    )
+    assert one_more.tokens > prompt.room
+
+
+async def test_the_sentence_says_what_is_left_out() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *turns(10), QUESTION], PARAMS)
+    assert prompt.sentence == (
+        f"The 6 oldest turns (12 messages) will be left out: {prompt.full_tokens} of 100 tokens."
+    )
+
+
+def test_the_sentence_counts_in_the_singular() -> None:
+    prompt = ChatPrompt("", 900, 1024, 1000, 1, dropped_messages=1, full_tokens=1200)
+    assert prompt.sentence == "The oldest turn (1 message) will be left out: 1,200 of 1,000 tokens."
+
+
+async def test_a_large_reply_limit_reserves_no_more_than_a_quarter() -> None:
+    engine = await loaded(1000)
+    prompt = await build_chat_prompt(engine, turns(1), SamplingParams(max_new_tokens=8000))
+    assert prompt.room == 750
+
+
+async def test_truncation_length_narrows_the_context() -> None:
+    engine = await loaded(2048)
+    prompt = await build_chat_prompt(engine, turns(20), PARAMS.replace(truncation_length=100))
+    assert prompt.context == 100 and prompt.dropped > 0 and await fits(engine, prompt)
+
+
+async def test_truncation_length_cannot_widen_the_context() -> None:
+    engine = await loaded(128)
+    prompt = await build_chat_prompt(engine, turns(1), PARAMS.replace(truncation_length=4096))
+    assert prompt.context == 128
+
+
+async def test_a_last_turn_that_needs_the_reserve_is_still_sent() -> None:
+    engine = await loaded(100)
+    long = Message("user", "word " * 85)
+    prompt = await build_chat_prompt(engine, [*turns(3), long], PARAMS)
+    assert prompt.dropped == 3 and prompt.room < prompt.tokens < prompt.context
+
+
+async def test_a_last_turn_beyond_the_context_is_refused_with_its_size() -> None:
+    engine = await loaded(100)
+    with pytest.raises(PromptTooLongError, match=r"prompt of 204 tokens.*holds 100"):
+        await build_chat_prompt(engine, [*turns(3), Message("user", "word " * 200)], PARAMS)
+
+
+async def test_a_greeting_before_the_first_question_is_the_oldest_turn() -> None:
+    engine = await loaded(100)
+    greeting = Message("assistant", "Hello. " + "word " * 60)
+    prompt = await build_chat_prompt(engine, [SYSTEM, greeting, *turns(1), QUESTION], PARAMS)
+    assert (prompt.dropped, prompt.dropped_messages) == (1, 1)
+    assert "Hello." not in prompt.text and "<0>" in prompt.text
+
+
+async def test_several_replies_leave_with_their_question() -> None:
+    engine = await loaded(100)
+    chat = [*turns(1, 30), Message("assistant", "again " * 30), *turns(1), QUESTION]
+    prompt = await build_chat_prompt(engine, chat, PARAMS)
+    assert (prompt.dropped, prompt.dropped_messages) == (1, 3)
+
+
+@pytest.mark.parametrize("context", [60, 100, 1000, 5000, 11_000, 16_000, 16_500])
+async def test_1500_messages_are_cut_in_a_dozen_counts(context: int) -> None:
+    engine = await loaded(context)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *turns(750), QUESTION], PARAMS)
+    assert engine.calls <= 12 and prompt.dropped > 0
+    assert await fits(engine, prompt)
+
+
+@pytest.mark.parametrize("first", [1, 3000])
+async def test_turns_of_uneven_length_are_cut_in_a_dozen_counts(first: int) -> None:
+    engine = await loaded(2000)
+    chat = [*turns(350, first), *turns(350, 3001 - first), QUESTION]
+    prompt = await build_chat_prompt(engine, chat, PARAMS)
+    assert engine.calls <= 12 and await fits(engine, prompt)
+
+
+async def test_a_continued_reply_ends_the_prompt() -> None:
+    engine = await loaded(100)
+    prompt = await build_chat_prompt(engine, turns(10), PARAMS, continue_final=True)
+    assert prompt.dropped > 0 and prompt.text.endswith("<19>" + " word" * 9)
+
+
+async def test_a_model_without_a_template_gets_plain_text_and_a_stop_string() -> None:
+    engine = await loaded(2048, template=None)
+    prompt = await build_chat_prompt(engine, [SYSTEM, QUESTION], PARAMS)
+    assert prompt.text == "<|im_start|>Be brief.\n\nUser: And now?\nAssistant:"
+    assert prompt.stop == ("\nUser:",)
+
+
+async def test_without_a_model_there_is_no_prompt() -> None:
+    with pytest.raises(NoModelError):
+        await build_chat_prompt(FakeEngine(), turns(1), PARAMS)
