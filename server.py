@@ -15,13 +15,14 @@ from modules.errors import LanternError, SettingsError
 from modules.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
+    import uvicorn
     from fastapi import FastAPI
 
     from modules.access import Access
     from modules.context import AppContext
     from modules.engine.client import EngineClient
 
-__all__ = ["build_app", "build_context", "main"]
+__all__ = ["build_app", "build_context", "main", "make_server"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,9 +106,20 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server for `app` that ends within a second of being asked; `run` it."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # The pages' streams do not end by themselves; that they are cut is no error.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
     from modules.access import Access
     from modules.engine.local import LocalEngine
     from modules.ui import models
@@ -125,11 +137,8 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         narrating.add(asyncio.get_running_loop().create_task(models.narrate(ctx, say)))
         _announce(settings, listener.getsockname()[1], access)
 
-    config = uvicorn.Config(
-        build_app(ctx, started), log_level="warning", timeout_graceful_shutdown=2
-    )
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        make_server(build_app(ctx, started)).run(sockets=[listener])
     return 0
 
 

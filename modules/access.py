@@ -49,6 +49,7 @@ OWNER = Caller("owner", admin=True)
 class _Tries:
     failed: int = 0
     until: float = 0.0
+    wrong: str = ""
 
 
 @dataclass(slots=True)
@@ -71,7 +72,10 @@ class Access:
         if secrets.compare_digest(token.encode(), self.token.encode()):
             self._tries.pop(client, None)
             return True
-        tries.failed += 1
+        if token in ("", tries.wrong):
+            # No guess: a visitor without a token, or an open tab with that of the last start.
+            return False
+        tries.failed, tries.wrong = tries.failed + 1, token
         if tries.failed >= _FREE_TRIES:
             pause = min(_MAX_BACK_OFF_S, 2.0 ** (tries.failed - _FREE_TRIES))
             tries.until = time.monotonic() + pause
@@ -136,7 +140,9 @@ class AccessMiddleware:
         offered = dict(query).get("token")
         if offered is not None and self._access.token_fits(offered, client):
             rest = urllib.parse.urlencode([(k, v) for k, v in query if k != "token"])
-            await _redirect(send, scope["path"] + (f"?{rest}" if rest else ""), self._access.token)
+            # Quoted, and with one slash, so that it can name no other host and no header.
+            here = "/" + urllib.parse.quote(scope["path"].lstrip("/"))
+            await _redirect(send, here + (f"?{rest}" if rest else ""), self._access.token)
             return
         if not self._access.token_fits(cookies.get(_TOKEN_COOKIE, ""), client):
             await _answer(
@@ -189,11 +195,17 @@ def _cookies(header: str) -> dict[str, str]:
 def _same_origin(headers: dict[str, str]) -> bool:
     """Whether a writing request comes from our page, or from no page at all."""
     origin = headers.get("origin")
-    return origin is None or urllib.parse.urlsplit(origin).netloc == headers.get("host")
+    try:
+        return origin is None or urllib.parse.urlsplit(origin).netloc == headers.get("host")
+    except ValueError:
+        return False
 
 
 def _host_name(header: str) -> str:
-    return urllib.parse.urlsplit(f"//{header}").hostname or ""
+    try:
+        return urllib.parse.urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -84,6 +84,9 @@ class JobManager:
         job = self._jobs.get(job_id)
         if job is not None and job.active and job.task is not None:
             job.cancel_asked = True
+            if job.state == "queued":  # a task that is cancelled before its first step has no say
+                job.state = "cancelled"
+                self.changed.notify()
             job.task.cancel()
 
     def notify_from_any_thread(self) -> None:

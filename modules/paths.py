@@ -33,18 +33,19 @@ class Paths:
     def prepare(self) -> None:
         """Make the folders that the program writes to.
 
-        Raises StorageError when `user_data` is read-only.
+        Raises StorageError when one cannot be made, or `user_data` is read-only.
         """
-        try:
-            self.user_data.mkdir(parents=True, exist_ok=True)
-            self.models.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.user_data, prefix=".probe-"):
-                pass
-        except OSError as error:
-            raise StorageError(
-                f"Lantern cannot write to {error.filename or self.user_data}: {error.strerror}.",
-                "Make the folder writable, or give another one with --user-data-dir.",
-            ) from error
+        for folder, flag in ((self.user_data, "--user-data-dir"), (self.models, "--model-dir")):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if folder is self.user_data:
+                    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+                        pass
+            except OSError as error:
+                raise StorageError(
+                    f"Lantern cannot write to {folder}: {error.strerror}.",
+                    f"Make the folder writable, or give another one with {flag}.",
+                ) from error
 
 
 def safe_child(root: Path, name: str) -> Path:
@@ -61,7 +62,11 @@ def safe_child(root: Path, name: str) -> Path:
             field="name",
         )
     child = root / name
-    if not child.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = child.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
         raise InvalidNameError(
             f"{name!r} leads out of {root.name}/.",
             "Remove the link, or move its target into the folder.",

@@ -12,10 +12,11 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from modules.errors import SettingsError
 from modules.paths import Paths
@@ -83,8 +84,8 @@ def load_settings(
 ) -> Settings:
     """Read flags, environment and settings.yaml, in that order of precedence.
 
-    Raises SettingsError for a value or a key that does not fit; argparse itself answers
-    `--help` and unknown flags, and exits.
+    Raises SettingsError for a flag, a value or a key that does not fit; argparse itself
+    answers `--help`, and exits.
     """
     environment = os.environ if environment is None else environment
     parser = _parser()
@@ -99,17 +100,27 @@ def load_settings(
     return Settings(**values)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message[:1].upper() + message[1:] + ".", "See `server.py --help`.")
+
+
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """As argparse does it, but an unknown flag names its nearest neighbour."""
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        parser.error(f"unknown argument {unknown[0]}.{_nearest(unknown[0], known)}")
+        raise SettingsError(
+            f"There is no flag {_shown(unknown[0])}.",
+            _nearest(unknown[0].partition("=")[0], known) or "See `server.py --help`.",
+        )
     return flags
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="server.py",
         description="Lantern: chat with local language models in your browser.",
         epilog="Every flag is also a key of settings.yaml (listen_port: 7999) and an "
@@ -152,7 +163,12 @@ def _from_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path.name} is larger than 64 KB.", "Remove what is not a setting.")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(
+            f"{path.name} cannot be read: {error.strerror}.", "Make the file readable."
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date or a number that only looks like one. RecursionError: deep nesting.
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         raise SettingsError(
@@ -168,8 +184,8 @@ def _from_yaml(path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in fields:
             raise SettingsError(
-                f"{path.name} has an unknown key {key!r}.",
-                _nearest(name, fields).strip() or "See `server.py --help`.",
+                f"{path.name} has an unknown key {_shown(key)}.",
+                _nearest(name, fields) or "See `server.py --help`.",
             )
         values[name] = _converted(fields[name], value, f"{key} in {path.name}")
     return values
@@ -177,25 +193,31 @@ def _from_yaml(path: Path) -> dict[str, Any]:
 
 def _converted(field: dataclasses.Field[Any], value: object, source: str) -> Any:
     """`value` in the type of `field`; text is read as the environment spells it."""
+    if not isinstance(value, str | int | float):
+        # Said without the value: written out, a list full of YAML aliases fills the memory.
+        raise SettingsError(f"{source} has no plain value.", "Write one `name: value` a line.")
     text = str(value).strip()
     match field.type:
         case "bool":
-            if isinstance(value, bool):
-                return value
             if text.lower() in _TRUE | _FALSE:
                 return text.lower() in _TRUE
-            raise SettingsError(f"{source} cannot be {text!r}.", "Use true or false.")
+            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use true or false.")
         case "int":
-            if text.lstrip("-").isdigit():
+            if re.fullmatch("-?[0-9]{1,18}", text):
                 return int(text)
-            raise SettingsError(f"{source} cannot be {text!r}.", "Use a whole number.")
+            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use a whole number.")
+        case "Path" if "\0" in text or not text:
+            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use the path of a folder.")
         case "Path":
             return Path(text)
-    if isinstance(value, str | int | float):
-        return text
-    raise SettingsError(f"{source} cannot be {text!r}.", "Use plain text.")
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(name[:60], list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else ""

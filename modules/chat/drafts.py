@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.chat.store import ChatStore
+from modules.chat.store import ChatStore, storable
 
 __all__ = ["Draft", "DraftKind", "DraftStore"]
 
@@ -46,6 +46,7 @@ class DraftStore:
 
     def save(self, owner: str, kind: DraftKind, draft: Draft) -> None:
         """Add an entry, unless it says what the latest one says."""
+        draft = Draft(storable(draft.text), storable(draft.reply))
         with self._store.transaction() as db:
             if draft == self.latest(owner, kind):
                 return

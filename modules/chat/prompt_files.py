@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.errors import NotFoundError
+from modules.errors import InvalidNameError, NotFoundError
 from modules.paths import safe_child
 
 __all__ = ["list_prompts", "read_prompt"]
@@ -13,8 +13,15 @@ _MAX_CHARS = 200_000
 
 
 def list_prompts(folder: Path) -> list[str]:
-    """The names of the templates, sorted."""
-    return sorted((path.stem for path in folder.glob("*.txt")), key=str.lower)
+    """The names of the templates that `read_prompt` takes, sorted."""
+    return sorted((p.stem for p in folder.glob("*.txt") if _readable(folder, p)), key=str.lower)
+
+
+def _readable(folder: Path, path: Path) -> bool:
+    try:
+        return safe_child(folder, path.name).is_file()
+    except InvalidNameError:
+        return False
 
 
 def read_prompt(folder: Path, name: str) -> str:

@@ -23,7 +23,7 @@ from modules.chat.store import Chat, ChatStore, State, StoredMessage
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
-from modules.errors import EngineError, InvalidInputError, LanternError, NotFoundError
+from modules.errors import EngineError, InvalidInputError, LanternError
 from modules.signals import Signal
 
 __all__ = ["ChatService", "LiveReply"]
@@ -272,7 +272,7 @@ class ChatService:
         live = LiveReply(reply.id, uuid.uuid4().hex, beginning)
         self._live[chat_id] = live
         if beginning:
-            history.append(Message("assistant", beginning))
+            _add(history, Message("assistant", beginning))
         live.task = asyncio.create_task(
             self._write_reply(chat_id, owner, live, history, params), name=f"reply-{reply.id}"
         )
@@ -379,7 +379,7 @@ class _ReplySlot:
         service._busy.add(self._chat_id)
         try:
             return await service.chat(self._chat_id, self._owner)
-        except NotFoundError:
+        except BaseException:
             service._busy.discard(self._chat_id)
             raise
 
@@ -396,14 +396,16 @@ def _history(chat: Chat, branch: list[StoredMessage]) -> list[Message]:
     """
     history = [Message("system", chat.system)] if chat.system.strip() else []
     for stored in branch:
-        if not stored.content:
-            continue
-        if history and history[-1].role == stored.role:
-            joined = f"{history[-1].content}\n\n{stored.content}"
-            history[-1] = Message(stored.role, joined)
-        else:
-            history.append(Message(stored.role, stored.content))
+        if stored.content:
+            _add(history, Message(stored.role, stored.content))
     return history
+
+
+def _add(history: list[Message], message: Message) -> None:
+    if history and history[-1].role == message.role:
+        message = Message(message.role, f"{history[-1].content}\n\n{message.content}")
+        history.pop()
+    history.append(message)
 
 
 def _title_from(text: str) -> str:

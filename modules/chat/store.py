@@ -24,7 +24,7 @@ from modules.chat.messages import Role
 from modules.chat.migrations import migrate
 from modules.errors import InvalidInputError, NotFoundError, StorageError
 
-__all__ = ["Chat", "ChatStore", "State", "StoredMessage"]
+__all__ = ["MAX_MESSAGE_CHARS", "Chat", "ChatStore", "State", "StoredMessage", "storable"]
 
 State = Literal["complete", "streaming", "stopped", "cut", "failed"]
 """`stopped`: by the user. `cut`: by a fault, with some text. `failed`: without any."""
@@ -143,7 +143,7 @@ class ChatStore:
                 (chat_id, owner),
             ).fetchone()
         if row is None:
-            raise NotFoundError("This chat does not exist.", "Choose another one at the left.")
+            raise _no_chat()
         return Chat(**row)
 
     def rename_chat(self, chat_id: int, title: str) -> None:
@@ -157,13 +157,15 @@ class ChatStore:
             db.execute("UPDATE chats SET system = ? WHERE id = ?", (_content(system), chat_id))
 
     def delete_chat(self, chat_id: int, owner: str, *, undo: bool = False) -> None:
-        """Hide a chat, or bring it back."""
+        """Hide a chat, or bring it back. Raises NotFoundError."""
         with self.transaction() as db:
             when = None if undo else time.time()
-            db.execute(
+            cursor = db.execute(
                 "UPDATE chats SET deleted_at = ? WHERE id = ? AND owner = ?",
                 (when, chat_id, owner),
             )
+            if not cursor.rowcount:
+                raise _no_chat()
 
     # -- messages -----------------------------------------------------------------------
 
@@ -231,7 +233,7 @@ class ChatStore:
             db.execute(
                 "UPDATE messages SET content = ?, state = ?, error = ?, about = ?"
                 " WHERE id = ? AND state = 'streaming'",
-                (content, state, error, json.dumps(about or {}), message_id),
+                (storable(content), state, error, json.dumps(about or {}), message_id),
             )
 
     def edit(
@@ -265,18 +267,16 @@ class ChatStore:
     def show_version(self, chat_id: int, message_id: int) -> None:
         """Show the branch through `message_id`, down to its newest end."""
         with self.transaction() as db:
-            leaf = self.message(message_id, chat_id).id
-            while (child := self._newest_child(db, leaf)) is not None:
-                leaf = child
-            self.show(chat_id, leaf)
+            self.message(message_id, chat_id)
+            self.show(chat_id, self._newest_end(db, message_id))
 
     def delete_message(self, chat_id: int, message_id: int) -> None:
         """Hide a message; what follows it stays. A version next to a hidden leaf is shown."""
         with self.transaction() as db:
             message = self.message(message_id, chat_id)
+            shown = self.branch(chat_id)
             db.execute("UPDATE messages SET deleted_at = ? WHERE id = ?", (time.time(), message_id))
-            row = db.execute("SELECT leaf_id FROM chats WHERE id = ?", (chat_id,)).fetchone()
-            if row["leaf_id"] == message_id:
+            if shown and shown[-1].id == message_id:
                 others = self._versions(chat_id).get((message.parent_id, message.role), ())
                 if others:
                     self.show_version(chat_id, others[-1])
@@ -303,12 +303,17 @@ class ChatStore:
 
     # -- inside a transaction -----------------------------------------------------------
 
-
-    def _newest_child(self, db: sqlite3.Connection, message_id: int) -> int | None:
+    def _newest_end(self, db: sqlite3.Connection, message_id: int) -> int:
+        """The newest message below this one that is not hidden; itself where there is none."""
         row = db.execute(
-            "SELECT max(id) AS id FROM messages WHERE parent_id = ?", (message_id,)
+            "WITH RECURSIVE below(id, deleted_at) AS ("
+            "  SELECT id, deleted_at FROM messages WHERE parent_id = ?"
+            "  UNION ALL SELECT m.id, m.deleted_at FROM messages m"
+            "  JOIN below b ON m.parent_id = b.id)"
+            " SELECT max(id) AS id FROM below WHERE deleted_at IS NULL",
+            (message_id,),
         ).fetchone()
-        return None if row["id"] is None else int(row["id"])
+        return message_id if row["id"] is None else int(row["id"])
 
     def _after(self, chat_id: int, message_id: int) -> list[StoredMessage]:
         branch = self.branch(chat_id)
@@ -348,8 +353,16 @@ def _content(text: str) -> str:
             f"The text has {len(text):,} characters; a message holds {MAX_MESSAGE_CHARS:,}.",
             "Shorten it.",
         )
-    # A lone surrogate (half an emoji) cannot be stored as UTF-8.
+    return storable(text)
+
+
+def storable(text: str) -> str:
+    """`text` without lone surrogates (half an emoji), which cannot be stored as UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _no_chat() -> NotFoundError:
+    return NotFoundError("This chat does not exist.", "Choose another one at the left.")
 
 
 def _title(text: str) -> str:

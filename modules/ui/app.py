@@ -20,13 +20,8 @@ _HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page/static/page.css">
 <script>
-  const taste = localStorage.getItem("lantern-theme");
-  const dark = taste ? taste === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const url = new URL(location);
-  if (url.searchParams.get("__theme") !== (dark ? "dark" : "light")) {
-    url.searchParams.set("__theme", dark ? "dark" : "light");
-    history.replaceState(null, "", url);
-  }
+  document.documentElement.dataset.theme = localStorage.getItem("lantern-theme")
+    ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 </script>
 <script src="page/static/params.js"></script>
 <script type="module" src="page/static/page.js"></script>

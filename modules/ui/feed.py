@@ -57,6 +57,9 @@ class ChatFeed:
         branch = await self._chats.branch(self._chat_id, self._caller.user)
         live = self._chats.live(self._chat_id)
         shown = branch[-self._window :]
+        # A tab drops what is not shown, and must be sent it again when it comes back.
+        ids = {message.id for message in shown}
+        self._sent = {id_: mark for id_, mark in self._sent.items() if id_ in ids}
         changed = {}
         for message in shown:
             mark = _mark(message)

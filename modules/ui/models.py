@@ -11,7 +11,12 @@ from modules.context import AppContext
 from modules.engine.protocol import LoadModel
 from modules.errors import LanternError, ModelNotFoundError
 from modules.jobs import Job
-from modules.loader.checkpoint import check_checkpoint, find_model, list_models
+from modules.loader.checkpoint import (
+    check_checkpoint,
+    find_model,
+    find_model_or_path,
+    list_models,
+)
 from modules.loader.starter import STARTER, fetch_starter
 
 __all__ = ["begin", "engine_json", "jobs_json", "load", "load_command", "models_json"]
@@ -41,14 +46,14 @@ def begin(ctx: AppContext) -> None:
 
     The given `--model`, else the only model there is, else the starter.
     """
-    ctx.jobs.submit("Starting", lambda job: _begin(ctx, job))
+    ctx.jobs.submit("Looking for a model", lambda job: _begin(ctx, job))
 
 
 async def _begin(ctx: AppContext, job: Job) -> None:
     settings = ctx.settings
     entries = [entry for entry in list_models(settings.model_dir) if not entry.problem]
     if settings.model:
-        path = _named_model(settings.model_dir, settings.model)
+        path = find_model_or_path(settings.model_dir, settings.model)
     elif not entries:
         if settings.no_starter:
             raise ModelNotFoundError(
@@ -86,16 +91,6 @@ async def _follow(ctx: AppContext, job: Job) -> None:
     while True:
         seen = await ctx.engine.changed.wait(seen)
         job.report(ctx.engine.state.stage, ctx.engine.state.fraction)
-
-
-def _named_model(models_dir: Path, name: str) -> Path:
-    """`--model` takes a folder in models/, or a path to one."""
-    path = Path(name).expanduser()
-    if path.is_absolute() or len(path.parts) > 1:
-        if not path.is_dir():
-            raise ModelNotFoundError(f"There is no folder {path}.", "Check --model.")
-        return path
-    return find_model(models_dir, name)
 
 
 def engine_json(ctx: AppContext, *, admin: bool) -> dict[str, Any]:
@@ -164,17 +159,14 @@ def _error_json(error: LanternError | None) -> dict[str, str] | None:
 
 
 async def narrate(ctx: AppContext, say: Callable[[str], None]) -> None:
-    """Tell the terminal what the jobs do: their titles, their stages, their ends."""
+    """Tell the terminal what the jobs do: a line when one begins, and one when it ends."""
     told: dict[int, str] = {}
     seen = -1
     while True:
         seen = await ctx.jobs.changed.wait(seen)
         for job in ctx.jobs.jobs():
-            text = f"{job.title}: {job.stage}" if job.stage else job.title
-            if job.state == "done":
-                text = f"{job.title}: done"
-            elif job.state in ("failed", "cancelled"):
-                text = f"{job.title}: {job.error or job.state}"
-            if told.get(job.id) != text:
-                told[job.id] = text
-                say(text)
+            end = {"done": "done.", "failed": str(job.error), "cancelled": "cancelled."}
+            line = f"{job.title}: {end[job.state]}" if job.state in end else f"{job.title}…"
+            if told.get(job.id) != line:
+                told[job.id] = line
+                say(line)

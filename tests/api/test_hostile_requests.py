@@ -75,12 +75,11 @@ def test_an_unknown_url_is_answered_in_the_same_form(api: Any, method: str, path
 @pytest.mark.parametrize("header", ["", "Bearer", "Basic secret", "secret", "Bearer sécret"])
 def test_every_route_asks_for_the_key(serve: Any, header: str) -> None:
     api = serve(api_key="secret")
-    for path in ("/models", "/models/x", CHAT, "/completions", "/nothing"):
-        headers = {"authorization": header.encode("latin-1")}
-        response = httpx.request(
-            "GET" if "m" in path[:2] else "POST", api.url + path, headers=headers
-        )
-        assert code(response) == (401, "invalid_api_key")
+    headers = {"authorization": header.encode("latin-1")}
+    for path in ("/models", "/models/x", "/nothing"):
+        assert code(httpx.get(api.url + path, headers=headers)) == (401, "invalid_api_key")
+    for path in (CHAT, "/completions"):
+        assert code(api.post(path, json={}, headers=headers)) == (401, "invalid_api_key")
 
 
 def test_errors_of_other_routes_keep_their_form(api: Any) -> None:
@@ -100,24 +99,55 @@ ANYTHING = st.recursive(
 LIKELY = st.sampled_from(
     [0, 1, 2, -1, 0.5, 10**400, 2**63, float("nan"), float("inf"), "", "x", [], {}, True, None]
 )
-NAMES = st.sampled_from(
-    [*knobs(), "model", "n", "stream", "stream_options", "logprobs", "top_logprobs", "max_tokens"]
-    + ["echo", "best_of", "tools", "presence_penalty", "response_format", "logit_bias", "user"]
-) | st.text(max_size=10)
+OPTIONS = [
+    *("model", "n", "stream", "stream_options", "logprobs", "top_logprobs", "max_tokens", "user"),
+    *("echo", "best_of", "tools", "presence_penalty", "response_format", "logit_bias"),
+]
+NAMES = st.sampled_from([*knobs(), *OPTIONS]) | st.text(max_size=10)
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant", "developer", "tool"])},
     optional={"content": st.text(max_size=50) | ANYTHING, "name": ANYTHING, "tool_calls": ANYTHING},
 )
-BODY = st.builds(
-    lambda extras, subject: extras | subject,
-    st.dictionaries(NAMES, LIKELY | ANYTHING, max_size=3),
-    st.fixed_dictionaries(
-        {"messages": st.lists(MESSAGE, max_size=4) | ANYTHING}
-        | {"prompt": st.text(max_size=50) | st.lists(st.text(max_size=9), max_size=3) | ANYTHING}
-    )
-    | st.fixed_dictionaries({"messages": st.lists(MESSAGE, min_size=1, max_size=4)})
-    | st.fixed_dictionaries({"prompt": st.text(min_size=1, max_size=50)}),
+TALK = st.builds(
+    lambda role, content: {"role": role, "content": content},
+    st.sampled_from(["system", "user", "assistant"]),
+    st.text(max_size=50),
 )
+SANE = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 5),
+        "top_p": st.floats(0, 1),
+        "seed": st.integers(-1, 2**31 - 1),
+        "stop": st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=4),
+        "max_tokens": st.integers(1, 10**6),
+        "n": st.integers(1, 3),
+        "stream": st.booleans(),
+        "stream_options": st.just({"include_usage": True}),
+    },
+)
+WILD = st.dictionaries(NAMES, LIKELY | ANYTHING, max_size=2)
+SUBJECT = st.fixed_dictionaries(
+    {
+        "messages": st.lists(TALK, min_size=1, max_size=4),
+        "prompt": st.text(max_size=50) | st.lists(st.text(max_size=9), min_size=1, max_size=3),
+    }
+)
+DAMAGED = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGE, max_size=4) | ANYTHING, "prompt": ANYTHING}
+)
+CHAT_BODY = st.builds(
+    lambda path, *parts: (path, {k: v for part in parts for k, v in part.items()}),
+    st.sampled_from([CHAT, "/completions"]),
+    SUBJECT | DAMAGED,
+    SANE,
+    st.just({}) | WILD,
+)
+
+
+def trimmed(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Without the subject of the other route, which alone would be refused."""
+    return {k: v for k, v in body.items() if k != ("prompt" if path == CHAT else "messages")}
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +164,33 @@ def in_process() -> Any:
         yield client
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-@given(path=st.sampled_from([CHAT, "/completions"]), body=BODY | ANYTHING)
-def test_no_body_is_a_server_error(in_process: Any, path: str, body: object) -> None:
-    response = in_process.post(f"/v1{path}", content=json.dumps(body).encode(), headers=JSON)
+def send(client: Any, path: str, body: object) -> int:
+    response = client.post(f"/v1{path}", content=json.dumps(body).encode(), headers=JSON)
     assert response.status_code in (200, 400), response.text
+    return int(response.status_code)
+
+
+FUZZ = settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+@FUZZ
+@given(case=CHAT_BODY)
+def test_no_request_is_a_server_error(in_process: Any, case: tuple[str, dict[str, Any]]) -> None:
+    path, body = case
+    send(in_process, path, trimmed(path, body))
+
+
+@FUZZ
+@given(body=ANYTHING)
+def test_no_json_at_all_is_a_server_error(in_process: Any, body: object) -> None:
+    assert send(in_process, CHAT, body) == 400
+
+
+@FUZZ
+@given(subject=SUBJECT, options=SANE)
+def test_every_sane_request_is_answered(
+    in_process: Any, subject: dict[str, Any], options: dict[str, Any]
+) -> None:
+    assert send(in_process, CHAT, trimmed(CHAT, subject | options)) == 200

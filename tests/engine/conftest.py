@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def roomy(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a context that no test comes to the end of."""
+    folder = tmp_path_factory.mktemp("models") / "roomy"
+    shutil.copytree(checkpoint, folder)
+    config = folder / "config.json"
+    text = config.read_text().replace(
+        '"max_position_embeddings": 256', '"max_position_embeddings": 100000'
+    )
+    config.write_text(text)
     return folder
 
 

@@ -15,9 +15,10 @@ from modules.engine.worker.runner import Runner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.sequence import Sequence
 
-__all__ = ["Reply", "Spy", "ask", "collect", "serve"]
+__all__ = ["ENDLESS", "PROMPT", "Reply", "Spy", "ask", "collect", "serve"]
 
 PROMPT = "the capital of france is"
+ENDLESS: dict[str, Any] = {"ban_eos_token": True, "max_new_tokens": 8192}
 
 
 def ask(id: str = "a", prompt: str = PROMPT, **options: Any) -> GenerateRequest:  # noqa: A002

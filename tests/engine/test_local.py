@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from engine_helpers import PROMPT, ask
+from engine_helpers import ENDLESS, ask
 
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import Finished, LoadModel, TokenChunk
@@ -27,8 +27,6 @@ from modules.errors import (
 )
 
 pytestmark = pytest.mark.anyio
-
-ENDLESS = {"ban_eos_token": True, "max_new_tokens": 8192}
 
 
 def alive(pid: int) -> bool:
@@ -58,19 +56,6 @@ async def engine() -> AsyncIterator[LocalEngine]:
 async def loaded(engine: LocalEngine, roomy: Path) -> LocalEngine:
     await engine.load(command(roomy))
     return engine
-
-
-@pytest.fixture(scope="session")
-def roomy(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a context that no test comes to the end of."""
-    folder = tmp_path_factory.mktemp("models") / "roomy"
-    shutil.copytree(checkpoint, folder)
-    config = folder / "config.json"
-    text = config.read_text().replace(
-        '"max_position_embeddings": 256', '"max_position_embeddings": 100000'
-    )
-    config.write_text(text)
-    return folder
 
 
 async def test_a_model_loads_answers_and_leaves_no_process(
@@ -128,47 +113,6 @@ async def test_killing_the_worker_keeps_what_came_and_the_next_load_works(
     assert [e async for e in loaded.generate(ask("b"))][-1]
 
 
-async def test_closing_the_iterator_cancels_in_the_worker(loaded: LocalEngine) -> None:
-    reply = loaded.generate(ask("left", **ENDLESS))
-    await anext(reply)
-    await reply.aclose()
-    # The worker is idle again when a request that comes later is served by itself: two
-    # sequences would share each step, and the first one would never end.
-    events = [
-        event async for event in loaded.generate(ask("next", **ENDLESS | {"max_new_tokens": 5}))
-    ]
-    assert isinstance(events[-1], Finished)
-
-
-async def test_cancel_ends_the_iterator_with_finished(loaded: LocalEngine) -> None:
-    last = None
-    async for event in loaded.generate(ask("x", **ENDLESS)):
-        last = event
-        await loaded.cancel("x")
-    assert isinstance(last, Finished)
-    assert last.reason == "cancelled"
-
-
-async def test_tokens_are_counted_while_a_reply_runs(loaded: LocalEngine) -> None:
-    reply = loaded.generate(ask("long", **ENDLESS))
-    await anext(reply)
-    counts = await loaded.count_tokens([PROMPT, "", "is \ud83d"])
-    assert counts[0] > 0
-    assert counts[1] == 0
-    assert isinstance(await anext(reply), TokenChunk)
-    await reply.aclose()
-
-
-async def test_two_replies_at_once_each_get_their_own(loaded: LocalEngine) -> None:
-    async def text(request_id: str, prompt: str) -> str:
-        events = [e async for e in loaded.generate(ask(request_id, prompt, ban_eos_token=True))]
-        assert {e.id for e in events} == {request_id}
-        return "".join(e.text for e in events if isinstance(e, TokenChunk))
-
-    alone = [await text("a", PROMPT), await text("b", "rome")]
-    assert list(await asyncio.gather(text("c", PROMPT), text("d", "rome"))) == alone
-
-
 async def test_unloading_in_mid_reply_ends_it_with_a_sentence(loaded: LocalEngine) -> None:
     reply = loaded.generate(ask(**ENDLESS))
     await anext(reply)
@@ -189,15 +133,6 @@ async def test_nothing_is_served_without_a_model(engine: LocalEngine) -> None:
         await anext(engine.generate(ask()))
     with pytest.raises(NoModelError):
         await engine.count_tokens(["a"])
-
-
-async def test_one_id_serves_one_request_at_a_time(loaded: LocalEngine) -> None:
-    reply = loaded.generate(ask("same", **ENDLESS))
-    await anext(reply)
-    with pytest.raises(EngineError, match="id"):
-        await anext(loaded.generate(ask("same")))
-    assert isinstance(await anext(reply), TokenChunk)
-    await reply.aclose()
 
 
 async def test_a_failed_load_says_why_and_leaves_no_process(
@@ -323,7 +258,8 @@ async def main():
 asyncio.run(main())
 """
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120
     )
-    # The worker held the other end of stderr, so run() has returned because it ended.
-    assert not alive(int(result.stdout))
+    # The worker holds the other end of stderr: run() returns when it has ended, too.
+    assert result.returncode == -signal.SIGKILL
+    assert int(result.stdout) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from modules.engine.params import GROUPS, Knob, SamplingParams, knobs
 from modules.errors import InvalidInputError
 
 __all__ = ["build_widgets", "from_widgets", "neutral_values", "to_widgets"]
+
+_SIGNS = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
+"""How a line of the stop strings spells what a text box cannot hold."""
 
 
 def build_widgets() -> list[gr.components.Component]:
@@ -35,7 +39,8 @@ def from_widgets(values: Sequence[Any]) -> SamplingParams:
     given = {}
     for (name, knob), value in zip(fields.items(), values, strict=True):
         if knob.kind == "strings" and isinstance(value, str):
-            value = [_unescaped(line) for line in value.splitlines() if line]
+            # Not splitlines(), which also breaks at form feeds and the like.
+            value = [_unescaped(line) for line in re.split("\r?\n", value) if line]
         if value is None:
             value = knob.neutral
         given[name] = value
@@ -72,9 +77,13 @@ def _widget(name: str, knob: Knob, value: Any) -> gr.components.Component:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+    for character, sign in _SIGNS:
+        text = text.replace(character, sign)
+    return text
 
 
 def _unescaped(text: str) -> str:
     pieces = text.split("\\\\")
-    return "\\".join(piece.replace("\\n", "\n").replace("\\t", "\t") for piece in pieces)
+    for character, sign in _SIGNS[1:]:
+        pieces = [piece.replace(sign, character) for piece in pieces]
+    return "\\".join(pieces)

@@ -42,6 +42,7 @@ document.addEventListener("visibilitychange", () => {
 
 function drawChats(chats) {
   state.chats = chats;
+  if (byId("chat-list").querySelector("input")) return; // a title is being typed
   const wanted = byId("find-chat").value.trim().toLowerCase();
   const rows = [];
   let head = "";
@@ -97,11 +98,14 @@ function openChat(id) {
 function renameChat(row, id) {
   const link = row.querySelector(".chat-link");
   const box = element("input", { value: link.textContent, maxLength: 120, ariaLabel: "New title" });
+  let over = false;
   const done = (save) => {
-    if (!box.isConnected) return;
+    if (over) return; // taking the box away blurs it once more
+    over = true;
     const title = box.value.trim();
     box.replaceWith(link);
     if (save && title) post(`chats/${id}/rename`, { text: title });
+    else drawChats(state.chats);
   };
   box.onkeydown = (event) => {
     if (event.key === "Enter") done(true);
@@ -311,8 +315,9 @@ const ACTS = {
     localStorage.setItem("lantern-params-shown", document.body.classList.contains("params-shown") ? "1" : "");
   },
   theme: () => {
-    const dark = document.body.classList.toggle("dark");
-    localStorage.setItem("lantern-theme", dark ? "dark" : "light");
+    const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    localStorage.setItem("lantern-theme", theme);
+    useTheme(theme);
   },
   help: () => byId("keys")?.showModal(),
   stop: () => post(`chats/${state.chat}/stop`),
@@ -347,6 +352,12 @@ document.addEventListener("click", (event) => {
     message: Number(button.closest("[data-id]")?.dataset.id ?? 0),
   });
 });
+
+/** Ours is set before the first paint (modules/ui/app.py); gradio's own follows it. */
+function useTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  document.body.classList.toggle("dark", theme === "dark");
+}
 
 // -- keys -------------------------------------------------------------------------------
 
@@ -395,6 +406,7 @@ function stopWhatRuns(chatShown) {
 
 async function begin() {
   await Promise.all(["chat-messages", "chat-list", "strip-model"].map(present));
+  useTheme(document.documentElement.dataset.theme);
   list = new MessageList(byId("chat-messages"));
   document.body.append(
     element(
