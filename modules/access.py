@@ -95,7 +95,9 @@ class AccessMiddleware:
         self._app = app
         self._access = access
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: D102 - what every ASGI application is
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return

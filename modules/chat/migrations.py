@@ -59,5 +59,5 @@ def migrate(db: sqlite3.Connection) -> None:
     done = {row[0] for row in db.execute("SELECT number FROM migrations")}
     for number, script in enumerate(_STEPS, start=1):
         if number not in done:
-            note = f"INSERT INTO migrations VALUES ({number}, {time.time()});"
+            note = f"INSERT INTO migrations VALUES ({number}, {time.time()});"  # noqa: S608
             db.executescript(f"BEGIN IMMEDIATE; {script} {note} COMMIT;")

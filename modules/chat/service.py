@@ -97,14 +97,17 @@ class ChatService:
     async def branch(self, chat_id: int, owner: str) -> list[StoredMessage]:
         """The shown messages; a reply in progress has its latest text."""
         await self.chat(chat_id, owner)
+        idle = chat_id not in self._live and chat_id not in self._busy
         messages = await asyncio.to_thread(self._store.branch, chat_id)
         live = self._live.get(chat_id)
-        if live is None:
-            return messages
-        return [
-            dataclasses.replace(m, content=live.text) if m.id == live.message_id else m
-            for m in messages
-        ]
+        if live is not None:
+            return [
+                dataclasses.replace(m, content=live.text) if m.id == live.message_id else m
+                for m in messages
+            ]
+        if idle and chat_id not in self._busy:  # else a reply may have ended while we read
+            return [_unsaved(m) if m.state == "streaming" else m for m in messages]
+        return messages
 
     async def text(self, chat_id: int, owner: str, message_id: int) -> str:
         """The source of one message, to copy or to edit."""
@@ -161,8 +164,7 @@ class ChatService:
 
     async def send(self, chat_id: int, owner: str, text: str, params: SamplingParams) -> None:
         """Store the message, then have it answered. It is on the disk when this returns."""
-        if not text.strip():
-            raise InvalidInputError("The message is empty.", "Write something first.")
+        _require_text(text)
         async with self._reply_slot(chat_id, owner) as chat:
             await asyncio.to_thread(self._store.append, chat_id, chat.leaf_id, "user", text)
             if not chat.title:
@@ -203,6 +205,7 @@ class ChatService:
         params: SamplingParams | None = None,
     ) -> None:
         """A version of a message with other text; with `params`, it is answered anew."""
+        _require_text(text)
         async with self._reply_slot(chat_id, owner):
             await asyncio.to_thread(
                 self._store.edit, chat_id, message_id, text, keep_tail=params is None
@@ -309,8 +312,9 @@ class ChatService:
                 )
             except LanternError:
                 log.exception("saving reply %s", live.message_id)
-            self._live.pop(chat_id, None)
-            self._notify(chat_id, owner)
+            finally:
+                self._live.pop(chat_id, None)
+                self._notify(chat_id, owner)
 
     async def _stream(
         self,
@@ -388,6 +392,12 @@ class _ReplySlot:
         self._service._notify(self._chat_id, self._owner)
 
 
+def _unsaved(message: StoredMessage) -> StoredMessage:
+    """A reply whose end the store refused; the next start marks it so for good."""
+    error = "The end of this reply could not be saved. Free some disk space, then regenerate it."
+    return dataclasses.replace(message, state="cut", error=error)
+
+
 def _history(chat: Chat, branch: list[StoredMessage]) -> list[Message]:
     """The messages of a branch as the model should see them.
 
@@ -406,6 +416,11 @@ def _add(history: list[Message], message: Message) -> None:
         message = Message(message.role, f"{history[-1].content}\n\n{message.content}")
         history.pop()
     history.append(message)
+
+
+def _require_text(text: str) -> None:
+    if not text.strip():
+        raise InvalidInputError("The message is empty.", "Write something first.")
 
 
 def _title_from(text: str) -> str:

@@ -111,6 +111,16 @@ class ChatStore:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StorageError(
+                    f"The chats could not be read: {error}.", "Check the disk, then try again."
+                ) from error
+
     # -- chats --------------------------------------------------------------------------
 
     def create_chat(self, owner: str, title: str = "") -> Chat:
@@ -126,8 +136,8 @@ class ChatStore:
 
     def chats(self, owner: str) -> list[Chat]:
         """The chats of one owner, the latest first."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "SELECT id, owner, title, system, leaf_id, updated_at FROM chats"
                 " WHERE owner = ? AND deleted_at IS NULL ORDER BY updated_at DESC, id DESC",
                 (owner,),
@@ -136,8 +146,8 @@ class ChatStore:
 
     def chat(self, chat_id: int, owner: str) -> Chat:
         """One chat. Raises NotFoundError where there is none, or it is another's."""
-        with self._lock:
-            row = self._db.execute(
+        with self._reading() as db:
+            row = db.execute(
                 "SELECT id, owner, title, system, leaf_id, updated_at FROM chats"
                 " WHERE id = ? AND owner = ? AND deleted_at IS NULL",
                 (chat_id, owner),
@@ -171,8 +181,8 @@ class ChatStore:
 
     def branch(self, chat_id: int) -> list[StoredMessage]:
         """The shown branch, from its first message to its last, without deleted ones."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "WITH RECURSIVE branch(id, parent_id, depth) AS ("
                 "  SELECT m.id, m.parent_id, 0 FROM messages m"
                 "  JOIN chats c ON c.leaf_id = m.id WHERE c.id = ?"
@@ -187,8 +197,8 @@ class ChatStore:
 
     def message(self, message_id: int, chat_id: int) -> StoredMessage:
         """One message of a chat, whether it is shown or not. Raises NotFoundError."""
-        with self._lock:
-            row = self._db.execute(
+        with self._reading() as db:
+            row = db.execute(
                 "SELECT * FROM messages WHERE id = ? AND chat_id = ?", (message_id, chat_id)
             ).fetchone()
         if row is None:

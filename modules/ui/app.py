@@ -33,10 +33,9 @@ def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
     app.include_router(build_routes(ctx))
     app.add_exception_handler(LanternError, lantern_error)
     app.mount("/page/static", StaticFiles(directory=STATIC), name="static")
-    blocks = build_page(ctx)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
-        blocks,
+        build_page(ctx),
         path="/",
         theme=lantern_theme(),
         head=_HEAD,
@@ -52,10 +51,12 @@ def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
         show_error=True,
         favicon_path=str(STATIC / "lantern.svg"),
     )
+    return mounted
 
 
 def build_page(ctx: AppContext) -> gr.Blocks:
     """Every tab: first all layout, then all events."""
+    blocks: gr.Blocks
     with gr.Blocks(title="Lantern", analytics_enabled=False, fill_width=True) as blocks:
         strip.build()
         with gr.Tabs(elem_id="tabs"):

@@ -11,12 +11,15 @@ import latex2mathml.converter
 __all__ = ["formula"]
 
 _MAX_CHARS = 4_000
-_ATTRIBUTES = frozenset(
-    "accent align close columnalign columnlines columnspacing depth display displaystyle "
-    "fence form height largeop linethickness lspace mathcolor mathsize mathvariant maxsize "
-    "minsize movablelimits notation open rowlines rowspacing rspace scriptlevel separators "
-    "side stretchy symmetric voffset width xmlns".split()
-)
+# fmt: off
+_ATTRIBUTES = frozenset({
+    "accent", "align", "close", "columnalign", "columnlines", "columnspacing", "depth", "display",
+    "displaystyle", "fence", "form", "height", "largeop", "linethickness", "lspace", "mathcolor",
+    "mathsize", "mathvariant", "maxsize", "minsize", "movablelimits", "notation", "open",
+    "rowlines", "rowspacing", "rspace", "scriptlevel", "separators", "side", "stretchy",
+    "symmetric", "voffset", "width", "xmlns",
+})
+# fmt: on
 
 
 @lru_cache(maxsize=2048)

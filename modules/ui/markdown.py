@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import pygments
@@ -23,12 +24,10 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
-from mdit_py_plugins.amsmath import amsmath_plugin
-from mdit_py_plugins.dollarmath import dollarmath_plugin
-from mdit_py_plugins.texmath import texmath_plugin
 from pygments.formatters import HtmlFormatter
 
 from modules.ui.formula import formula
+from modules.ui.math_syntax import formula_is_open, math_plugin
 
 __all__ = ["GrowingMarkdown", "render_blocks"]
 
@@ -56,11 +55,27 @@ class GrowingMarkdown:
         rendered = _render(tail)
         first = self._frozen
         self.blocks[first:] = [html for html, _ in rendered]
-        if len(rendered) > 1:
-            lines = tail.split("\n")
-            self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[-1][1]])
-            self._frozen += len(rendered) - 1
+        lines = tail.split("\n")
+        final = _final_blocks(rendered, lines)
+        self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[final][1]])
+        self._frozen += final
         return first
+
+
+def _final_blocks(rendered: list[tuple[str, int]], lines: list[str]) -> int:
+    """How many blocks no further text can change, short of all.
+
+    A block is final when the next one has begun with two whole lines (what is a rule,
+    `---`, turns into text again if a letter follows; what is a table shows in its second
+    line), unless a formula in it waits for its end.
+    """
+    final = 0
+    for (block, line), (_, following) in pairwise(rendered):
+        waits = not block.startswith('<div class="code"') and formula_is_open(lines[line:following])
+        if waits or following + 2 >= len(lines):
+            break
+        final += 1
+    return final
 
 
 def _render(text: str) -> list[tuple[str, int]]:
@@ -82,16 +97,16 @@ def _render(text: str) -> list[tuple[str, int]]:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True})
     parser.enable(["table", "strikethrough"])
-    parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True)
-    parser.use(amsmath_plugin)
-    parser.use(texmath_plugin, delimiters="brackets")
+    # A definition far below would change what stands above it while a reply grows.
+    parser.disable("reference")
+    parser.use(math_plugin)
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("code_block", _fence)
     parser.add_render_rule("image", _image)
     parser.add_render_rule("link_open", _link_open)
     parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
-    for name in ("math_inline", "math_inline_double", "math_block", "math_block_label", "amsmath"):
+    for name in ("math_inline", "math_inline_double", "math_block"):
         parser.add_render_rule(name, _formula_rule(name != "math_inline"))
     return parser
 

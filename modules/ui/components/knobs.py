@@ -12,16 +12,18 @@ import gradio as gr
 from modules.engine.params import GROUPS, Knob, SamplingParams, knobs
 from modules.errors import InvalidInputError
 
-__all__ = ["build_widgets", "from_widgets", "neutral_values", "to_widgets"]
+__all__ = ["Widget", "build_widgets", "from_widgets", "neutral_values", "to_widgets"]
 
 _SIGNS = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
 """How a line of the stop strings spells what a text box cannot hold."""
 
+Widget = gr.Slider | gr.Number | gr.Checkbox | gr.Textbox
 
-def build_widgets() -> list[gr.components.Component]:
+
+def build_widgets() -> list[Widget]:
     """One widget a field, under the heads of their groups, in the order of the fields."""
     defaults = SamplingParams()
-    built: dict[str, gr.components.Component] = {}
+    built: dict[str, Widget] = {}
     for group in GROUPS:
         members = {name: knob for name, knob in knobs().items() if knob.group == group}
         with gr.Column(elem_classes="knob-group"):
@@ -61,7 +63,7 @@ def neutral_values() -> list[Any]:
     return to_widgets(SamplingParams.neutral())
 
 
-def _widget(name: str, knob: Knob, value: Any) -> gr.components.Component:
+def _widget(name: str, knob: Knob, value: Any) -> Widget:
     about: dict[str, Any] = {"label": knob.label, "info": knob.help, "elem_id": f"knob-{name}"}
     match knob.kind:
         case "switch":
@@ -71,9 +73,7 @@ def _widget(name: str, knob: Knob, value: Any) -> gr.components.Component:
         case "integer" if knob.maximum >= 2**31 - 1:
             return gr.Number(value, precision=0, minimum=int(knob.minimum), **about)
         case _:
-            return gr.Slider(
-                knob.minimum, knob.maximum, value, step=knob.step, buttons=[], **about
-            )
+            return gr.Slider(knob.minimum, knob.maximum, value, step=knob.step, buttons=[], **about)
 
 
 def _escaped(text: str) -> str:

@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from modules.chat.drafts import Draft
 from modules.chat.prompt_files import list_prompts, read_prompt
 from modules.context import AppContext
 from modules.errors import LanternError
-from modules.ui.components.handlers import sentence, user_of
-from modules.ui.components.knobs import from_widgets
+from modules.ui.components.handlers import listen, sentence, user_of
+from modules.ui.components.knobs import Widget, from_widgets
 from modules.ui.markdown import render_blocks
 from modules.ui.streaming import continuation, new_request_id
 
 __all__ = ["Components", "bind", "build", "count_tokens", "generate", "views"]
 
 # The reply is foreign HTML: no scripts, no forms, and nothing is fetched for it.
-_FRAME = (
-    '<iframe class="html-view" sandbox="" title="The reply as HTML" srcdoc="{}"></iframe>'
-)
+_FRAME = '<iframe class="html-view" sandbox="" title="The reply as HTML" srcdoc="{}"></iframe>'
 _POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     "style-src 'unsafe-inline'; img-src data:\">"
@@ -99,15 +96,11 @@ def build(ctx: AppContext) -> Components:
     )
 
 
-def bind(
-    ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Component]
-) -> None:
+def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget]) -> None:
     """Events."""
     shown = [c.raw, c.markdown, c.html, c.stats, c.request, c.generate, c.go_on, c.stop]
 
-    async def start(
-        request: gr.Request, text: str, *values: Any
-    ) -> AsyncIterator[tuple[Any, ...]]:
+    async def start(request: gr.Request, text: str, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         async for update in generate(ctx, user_of(request), text, "", values):
             yield update
 
@@ -136,13 +129,12 @@ def bind(
         draft = await asyncio.to_thread(ctx.drafts.latest, user_of(request), "default")
         return draft.text, *views(draft.reply)
 
-    hidden = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on([c.generate.click], start, [c.text, *widgets], shown, **hidden)
-    c.go_on.click(go_on, [c.text, c.raw, *widgets], shown, **hidden)
-    c.stop.click(stop, c.request, None, **hidden)
-    c.count.click(count, c.text, c.counted, **hidden)
-    c.template.input(choose, [c.template, c.text, c.raw], c.text, **hidden)
-    blocks.load(restore, None, [c.text, c.raw, c.markdown, c.html], **hidden)
+    listen(c.generate.click, start, [c.text, *widgets], shown)
+    listen(c.go_on.click, go_on, [c.text, c.raw, *widgets], shown)
+    listen(c.stop.click, stop, c.request, None)
+    listen(c.count.click, count, c.text, c.counted)
+    listen(c.template.input, choose, [c.template, c.text, c.raw], c.text)
+    listen(blocks.load, restore, None, [c.text, c.raw, c.markdown, c.html])
 
 
 async def generate(

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from modules.chat.drafts import Draft
 from modules.context import AppContext
 from modules.errors import LanternError
-from modules.ui.components.handlers import sentence, user_of
-from modules.ui.components.knobs import from_widgets
+from modules.ui.components.handlers import listen, sentence, user_of
+from modules.ui.components.knobs import Widget, from_widgets
 from modules.ui.streaming import continuation, new_request_id
 from modules.ui.tabs.default_mode import count_tokens
 
@@ -58,7 +57,7 @@ def build() -> Components:
     return Components(text, start, again, undo, stop, count, stats, gr.State(""))
 
 
-def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Component]) -> None:
+def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget]) -> None:
     """Events."""
     shown = [c.text, c.stats, c.request, c.generate, c.regenerate, c.undo, c.stop]
 
@@ -83,13 +82,12 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Compon
     async def restore(request: gr.Request) -> str:
         return (await asyncio.to_thread(ctx.drafts.latest, user_of(request), "notebook")).text
 
-    hidden = {"api_visibility": "private", "show_progress": "hidden"}
-    c.generate.click(start, [c.text, *widgets], shown, **hidden)
-    c.regenerate.click(again, [c.text, *widgets], shown, **hidden)
-    c.undo.click(undo, c.text, c.text, **hidden)
-    c.stop.click(stop, c.request, None, **hidden)
-    c.count.click(count, c.text, c.stats, **hidden)
-    blocks.load(restore, None, c.text, **hidden)
+    listen(c.generate.click, start, [c.text, *widgets], shown)
+    listen(c.regenerate.click, again, [c.text, *widgets], shown)
+    listen(c.undo.click, undo, c.text, c.text)
+    listen(c.stop.click, stop, c.request, None)
+    listen(c.count.click, count, c.text, c.stats)
+    listen(blocks.load, restore, None, c.text)
 
 
 def step_back(ctx: AppContext, user: str, text: str) -> str:

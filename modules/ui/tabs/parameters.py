@@ -11,10 +11,9 @@ import json
 from dataclasses import dataclass
 
 import gradio as gr
-from gradio.components import Component
 
 from modules.engine.params import SamplingParams, knobs
-from modules.ui.components.knobs import build_widgets, neutral_values, to_widgets
+from modules.ui.components.knobs import Widget, build_widgets, neutral_values, to_widgets
 
 __all__ = ["Components", "bind", "build"]
 
@@ -23,7 +22,7 @@ __all__ = ["Components", "bind", "build"]
 class Components:
     """The tab's widgets; `widgets` are in the order of the fields."""
 
-    widgets: list[Component]
+    widgets: list[Widget]
     neutralize: gr.Button
     defaults: gr.Button
 
@@ -53,7 +52,7 @@ def bind(blocks: gr.Blocks, components: Components) -> None:
             for (name, knob), neutral in zip(knobs().items(), neutral_values(), strict=True)
         ]
     )
-    kept = "(...values) => window.lanternParams.keep(%s, values)" % facts
+    kept = f"(...values) => window.lanternParams.keep({facts}, values)"
     gr.on([w.change for w in widgets], None, widgets, None, js=kept, queue=False)
     blocks.load(None, widgets, widgets, js=f"(...values) => window.lanternParams.restore({facts}, "
                 "values)", queue=False)  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
-from gradio.components import Component
 
 from modules.context import AppContext
+from modules.ui.components.knobs import Widget
 from modules.ui.tabs import default_mode, notebook_mode
 
 __all__ = ["Components", "bind", "build"]
@@ -89,9 +89,7 @@ def build(ctx: AppContext) -> Components:
     return Components(default, notebook)
 
 
-def bind(
-    ctx: AppContext, blocks: gr.Blocks, components: Components, widgets: list[Component]
-) -> None:
+def bind(ctx: AppContext, blocks: gr.Blocks, components: Components, widgets: list[Widget]) -> None:
     """Events. Those of the chat are page.js's and go to modules/ui/routes.py."""
     default_mode.bind(ctx, blocks, components.default, widgets)
     notebook_mode.bind(ctx, blocks, components.notebook, widgets)
