@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from modules.access import Access
+from modules.context import AppContext
+from modules.engine.fake import FakeEngine
+from modules.engine.protocol import LoadModel
+from modules.settings import Settings
+from server import build_context
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Async tests run on asyncio, as the server does."""
     return "asyncio"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A launch whose folders are the test's own."""
+    settings = Settings(
+        user_data_dir=tmp_path / "user_data", model_dir=tmp_path / "models", no_starter=True
+    )
+    settings.paths.prepare()
+    return settings
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    """A fake engine with a model loaded."""
+    engine = FakeEngine()
+    asyncio.run(engine.load(LoadModel("models/fake-model")))
+    return engine
+
+
+@pytest.fixture
+def ctx(settings: Settings, engine: FakeEngine) -> Iterator[AppContext]:
+    """A running Lantern on loopback, without its web server."""
+    ctx = build_context(settings, engine, Access())
+    yield ctx
+    ctx.chats._store.close()

@@ -118,12 +118,7 @@ async def build_chat_prompt(
     dropped, kept = (0, whole)
     if whole.tokens > room:
         dropped, kept = await _cut(cutter, whole, room)
-    if kept.tokens >= context:
-        raise PromptTooLongError(
-            f"The last turn alone makes a prompt of {kept.tokens:,} tokens, "
-            f"and the context holds {context:,}.",
-            "Shorten the message, or use a model with a longer context.",
-        )
+    _check_fits(kept, context)
     return ChatPrompt(
         kept.text,
         kept.tokens,
@@ -134,6 +129,15 @@ async def build_chat_prompt(
         dropped_messages=len(messages) - len(cutter.without(dropped)),
         full_tokens=whole.tokens,
     )
+
+
+def _check_fits(kept: _Rendered, context: int) -> None:
+    if kept.tokens >= context:
+        raise PromptTooLongError(
+            f"The last turn alone makes a prompt of {kept.tokens:,} tokens, "
+            f"and the context holds {context:,}.",
+            "Shorten the message, or use a model with a longer context.",
+        )
 
 
 class _Cutter:

@@ -339,7 +339,7 @@ class ChatService:
         )
         changed = self._changed[chat_id]
         saved_at = time.monotonic()
-        async with aclosing(self._engine.generate(request)) as events:  # type: ignore[type-var]
+        async with aclosing(self._engine.generate(request)) as events:
             async for event in events:
                 match event:
                     case TokenChunk(text=text, tokens=tokens):

@@ -6,7 +6,7 @@ Implementations: `LocalEngine` (a worker process on this machine) and `FakeEngin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -57,10 +57,10 @@ class EngineClient(Protocol):
         """End the worker, and with it all that it held. Running requests fail."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | Finished]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | Finished, None]:
         """The reply, chunk by chunk; the last item is a `Finished`.
 
-        Closing the iterator early cancels the request. Raises EngineError: NoModelError
+        Whoever takes it closes it (`contextlib.aclosing`); closing early cancels the request. Raises EngineError: NoModelError
         without a model, WorkerDiedError when the worker ends in mid-reply,
         PromptTooLongError when the prompt leaves no room for a token.
         """

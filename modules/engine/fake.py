@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -90,11 +90,13 @@ class FakeEngine:
         error = WorkerDiedError(message, "Load the model again.")
         self._become(EngineState("crashed", self.state.path, error=error))
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | Finished]:
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk | Finished, None]:
         """Stream the scripted reply."""
         self._require_model()
         self.requests.append(request)
-        prompt_tokens = _count(request.prompt)
+        prompt_tokens = _count(request.prompt) + request.special_tokens
         room = self.context_length - prompt_tokens
         if room < 1:
             raise PromptTooLongError(

@@ -89,7 +89,7 @@ class SamplingParams:
         source="https://arxiv.org/abs/1904.09751",
     )
     top_k: int = _knob(
-        0,
+        20,
         label="Top k",
         group="Cut-offs",
         kind="integer",
@@ -126,7 +126,7 @@ class SamplingParams:
         source="https://arxiv.org/abs/2202.00666",
     )
     repetition_penalty: float = _knob(
-        1.0,
+        1.15,
         label="Repetition penalty",
         group="Repetition",
         kind="number",
@@ -234,9 +234,15 @@ def _checked(name: str, knob: Knob, value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _refused(name, value, "Use a number.")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _refused(name, "that large", "Use a finite number.")
+    return number
 
 
 def _check_range(name: str, knob: Knob, number: float) -> None:

@@ -150,10 +150,12 @@ def _reported(what: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         # Not narrower: tokenizers raises bare Exception.
         text = str(error)
+        if "ignore_mismatched_sizes" in text:
+            raise LoadFailedError(
+                f"{what}: config.json does not fit the weights.", remedy
+            ) from error
         if "does not recognize this architecture" in text:
             remedy = "Update transformers, or choose a model of another architecture."
-        elif "size mismatch" in text:
-            what += " because config.json does not fit the weights"
         elif "memory" in text and "allocate" in text:
             remedy = "Choose a smaller model, or end other programs that use the memory."
         raise LoadFailedError(f"{what}: {_sentence(error)}.", remedy) from error

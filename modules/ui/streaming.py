@@ -41,7 +41,7 @@ async def continuation(
     text, tokens = "", 0
     started = shown = time.monotonic()
     request = GenerateRequest(request_id, prompt, params)
-    async with aclosing(engine.generate(request)) as events:  # type: ignore[type-var]
+    async with aclosing(engine.generate(request)) as events:
         async for event in events:
             match event:
                 case TokenChunk(text=new, tokens=count):

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+# A chunk is what a cancel or another reply's next token may have to wait for. On two shared
+# cores a 135M model takes 0.36 s for 128 tokens (353 tokens/s) and 0.56 s for 256 (456).
+_PREFILL_CHUNK = 256
+_PREFILL_CHUNK_CPU = 128
+
 
 class Worker:
     """The two threads of the process and what they share."""
@@ -90,6 +95,7 @@ class Worker:
                 loaded.tokenizer,
                 end_ids(loaded.model.generation_config, loaded.tokenizer),
                 info.context_length,
+                prefill_chunk=_PREFILL_CHUNK_CPU if info.device == "cpu" else _PREFILL_CHUNK,
             )
         except LoadFailedError as error:
             self._send([LoadFailed(error.message, error.remedy)])

@@ -1,0 +1,203 @@
+"""Flags, environment and settings.yaml: who wins, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from modules.errors import SettingsError
+from modules.settings import ROOT, Settings, load_settings
+
+
+def from_yaml(folder: Path, text: str | bytes, *flags: str, **environment: str) -> Settings:
+    file = folder / "settings.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_settings(["--settings", str(file), *flags], environment)
+
+
+def refusal(folder: Path, text: str | bytes) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        from_yaml(folder, text)
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    return caught.value
+
+
+# -- precedence -------------------------------------------------------------------------
+
+
+def test_defaults_serve_loopback_alone() -> None:
+    settings = load_settings([], {})
+    assert (settings.host, settings.listen_port) == ("127.0.0.1", 7860)
+    assert settings.user_data_dir == ROOT / "user_data"
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_yaml(tmp_path: Path) -> None:
+    yaml = "listen_port: 1001\nmodel: from-yaml\napi_key: from-yaml"
+    environment = {"LANTERN_LISTEN_PORT": "1002", "LANTERN_MODEL": "from-environment"}
+    settings = from_yaml(tmp_path, yaml, "--listen-port", "1003", **environment)
+    assert settings.listen_port == 1003
+    assert settings.model == "from-environment"
+    assert settings.api_key == "from-yaml"
+
+
+def test_a_switch_of_the_environment_can_be_turned_off_against_yaml(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "cpu: true").cpu
+    assert not from_yaml(tmp_path, "cpu: true", LANTERN_CPU="0").cpu
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_is_a_flag_a_variable_and_a_key(field: Any, tmp_path: Path) -> None:
+    plain = {"bool": "true", "int": "8001", "Path": "some/folder", "str": "word"}[field.type]
+    flag = ["--" + field.name.replace("_", "-")] + ([] if field.type == "bool" else [plain])
+    by_flag = load_settings(flag, {})
+    assert by_flag != Settings()
+    assert load_settings([], {"LANTERN_" + field.name.upper(): plain}) == by_flag
+    assert from_yaml(tmp_path, f"{field.name}: {plain}") == by_flag
+
+
+@pytest.mark.parametrize(
+    ("flags", "host"),
+    [
+        ([], "127.0.0.1"),
+        (["--listen"], "0.0.0.0"),
+        (["--listen-host", "192.168.1.5"], "192.168.1.5"),
+        (["--listen", "--listen-host", "::1"], "::1"),
+    ],
+)
+def test_the_address_follows_from_the_flags(flags: list[str], host: str) -> None:
+    assert load_settings(flags, {}).host == host
+
+
+def test_yaml_keys_may_be_spelled_like_flags(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "listen-port: 7001").listen_port == 7001
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, text) == Settings()
+
+
+# -- mistakes ---------------------------------------------------------------------------
+
+
+def test_an_unknown_flag_names_its_nearest_neighbour() -> None:
+    with pytest.raises(SettingsError, match="--listen-prot=7.*Did you mean --listen-port?"):
+        load_settings(["--listen-prot=7"], {})
+
+
+def test_an_unknown_key_names_its_nearest_neighbour(tmp_path: Path) -> None:
+    assert "Did you mean listen_port?" in str(refusal(tmp_path, "listen_prot: 7"))
+
+
+def test_a_key_that_is_near_nothing_points_to_the_help(tmp_path: Path) -> None:
+    assert "--help" in refusal(tmp_path, "zzzzzz: 1").remedy
+
+
+@pytest.mark.parametrize("flags", [["--listen-port"], ["--listen-port", "abc"], ["--cpu=1"]])
+def test_a_flag_that_does_not_fit_is_one_sentence_and_a_remedy(flags: list[str]) -> None:
+    with pytest.raises(SettingsError, match=flags[0].partition("=")[0]) as caught:
+        load_settings(flags, {})
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "99999999999"])
+def test_a_port_out_of_range_is_refused(port: str) -> None:
+    with pytest.raises(SettingsError, match=f"--listen-port cannot be {port}"):
+        load_settings(["--listen-port", port], {})
+
+
+@pytest.mark.parametrize("port", ["", "-", "--5", "²", "1e3", "7860.5", "9" * 5000])
+def test_a_variable_that_is_no_number_is_refused_by_its_name(port: str) -> None:
+    with pytest.raises(SettingsError, match="LANTERN_LISTEN_PORT"):
+        load_settings([], {"LANTERN_LISTEN_PORT": port})
+
+
+def test_a_variable_that_is_no_switch_is_refused() -> None:
+    with pytest.raises(SettingsError, match="LANTERN_CPU cannot be 'maybe'. Use true or false."):
+        load_settings([], {"LANTERN_CPU": "maybe"})
+
+
+@pytest.mark.parametrize("folder", ["", '"a\\0b"', "", "[a]", "{a: b}", "2024-01-01"])
+def test_a_folder_that_is_no_path_is_refused(folder: str, tmp_path: Path) -> None:
+    assert "model_dir in settings.yaml" in refusal(tmp_path, f"model_dir: {folder}").message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listen_port: [",
+        "a: b: c",
+        "\tmodel: x",
+        b"model: \xff\xfe\xfd",
+        "model: \x07",
+        "!!python/object/apply:os.system [id]",
+        "listen_port: 2024-13-45",
+        "listen_port: 0b_",
+        "listen_port: " + "9" * 5000,
+        "model: " + "[" * 3000,
+        "- a\n- b",
+        "just words",
+    ],
+    ids=range(12),
+)
+def test_broken_yaml_is_one_sentence_and_a_remedy(text: str | bytes, tmp_path: Path) -> None:
+    assert refusal(tmp_path, text).message.startswith("settings.yaml")
+
+
+def test_the_line_of_the_mistake_is_named(tmp_path: Path) -> None:
+    assert "line 2" in refusal(tmp_path, "model: x\nlisten_port: ]\n").message
+
+
+def test_an_alias_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["model:", " - &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f" - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 40)]
+    assert "model in settings.yaml" in refusal(tmp_path, "\n".join(lines)).message
+
+
+def test_a_file_over_64_kb_is_refused(tmp_path: Path) -> None:
+    assert "64 KB" in refusal(tmp_path, "# " + "x" * 66_000).message
+
+
+def test_a_settings_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="There is no file"):
+        load_settings(["--settings", str(tmp_path / "none.yaml")], {})
+
+
+def test_a_settings_file_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    assert "cannot be read: Permission denied" in refusal(tmp_path, "cpu: true").message
+
+
+@hypothesis_settings(
+    derandomize=True, deadline=None, max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(data=st.binary(max_size=60) | st.text(":-[]{}&*!#|>'\"\n ab1,?%@`~", max_size=60))
+def test_no_settings_file_causes_anything_but_a_settings_error(
+    data: bytes | str, tmp_path: Path
+) -> None:
+    try:
+        from_yaml(tmp_path, data.encode() if isinstance(data, str) else data)
+    except SettingsError as error:
+        assert error.remedy
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(["--help"], {})
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all("--" + f.name.replace("_", "-") in shown for f in dataclasses.fields(Settings))
