@@ -55,10 +55,11 @@ class GrowingMarkdown:
         rendered = _render(tail)
         first = self._frozen
         self.blocks[first:] = [html for html, _ in rendered]
-        lines = tail.split("\n")
-        final = _final_blocks(rendered, lines)
-        self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[final][1]])
-        self._frozen += final
+        if rendered:
+            lines = tail.split("\n")
+            final = _final_blocks(rendered, lines)
+            self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[final][1]])
+            self._frozen += final
         return first
 
 

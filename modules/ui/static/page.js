@@ -345,6 +345,7 @@ const ACTS = {
 };
 
 document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("#sidebar, [data-act=fold]")) document.body.classList.remove("side-shown");
   const button = event.target.closest?.("[data-act]");
   if (!button || !ACTS[button.dataset.act]) return;
   ACTS[button.dataset.act](button, {

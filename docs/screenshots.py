@@ -1,0 +1,123 @@
+"""Make the pictures in docs/images/: the real page, with the starter model.
+
+    python docs/screenshots.py
+
+Needs Chromium (apt-get install chromium) and playwright (requirements-dev.txt). Fetches the
+starter if it is not in models/ yet. Chats are kept in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
+PORT = 7897
+URL = f"http://127.0.0.1:{PORT}/"
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a Python function that checks whether a number is prime.",
+)
+
+
+def main() -> None:
+    """Start a server of its own, and photograph it in light and dark."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as user_data:
+        command = [sys.executable, "server.py", "--listen-port", str(PORT)]
+        server = subprocess.Popen([*command, "--user-data-dir", user_data], cwd=ROOT)
+        try:
+            wait_for_page()
+            photograph()
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for_page() -> None:
+    """Until the server answers."""
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(URL, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit("The page did not come up.")
+
+
+def photograph() -> None:
+    """All pictures; the chats are made once."""
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(URL)
+        page.wait_for_selector("body[data-engine=ready]", timeout=300_000)
+        decide_greedily(page)
+        chat(page)
+        write(page)
+        for theme in ("light", "dark"):
+            if theme == "dark":
+                page.click("[data-act=theme]")
+            for name, tab in (("chat", "Chat"), ("default", "Default"), ("notebook", "Notebook")):
+                page.click("button[role=tab]:has-text('Text generation')")
+                page.click(f"button[role=tab]:has-text('{tab}')")
+                picture(page, f"{name}-{theme}")
+            page.click("button[role=tab]:has-text('Parameters')")
+            picture(page, f"parameters-{theme}")
+        browser.close()
+
+
+def decide_greedily(page: Page) -> None:
+    """Temperature 0, so that the pictures can be made again."""
+    page.click("button[role=tab]:has-text('Parameters')")
+    for name, value in (("temperature", "0"), ("max_new_tokens", "160")):
+        box = page.locator(f"#knob-{name} input[type=number]")
+        box.fill(value)
+        box.blur()
+    page.click("button[role=tab]:has-text('Text generation')")
+
+
+def chat(page: Page) -> None:
+    """A chat for each question."""
+    for question in QUESTIONS:
+        page.click("[data-act=new-chat]")
+        page.fill("#composer-text", question)
+        page.press("#composer-text", "Enter")
+        page.wait_for_selector(".message.assistant.complete", timeout=120_000)
+    page.click("#chat-title")
+
+
+def write(page: Page) -> None:
+    """Something in the Default and Notebook modes."""
+    page.click("button[role=tab]:has-text('Default')")
+    page.click("#default-template input")
+    page.click("[role=option]:has-text('Alpaca') >> nth=0")
+    expect(page.locator("#default-text textarea")).not_to_have_value("")
+    page.click("#default-generate")
+    expect(page.locator("#default-stats")).to_contain_text("prompt", timeout=120_000)
+    page.click("button[role=tab]:has-text('Notebook')")
+    page.fill(
+        "#notebook-text textarea",
+        "The lantern keeper climbed the last of the two hundred steps, and found the door "
+        "already open.",
+    )
+    page.click("#notebook-generate")
+    expect(page.locator("#notebook-stats")).to_contain_text("prompt", timeout=120_000)
+
+
+def picture(page: Page, name: str) -> None:
+    """One picture, once nothing moves."""
+    page.wait_for_timeout(500)
+    page.screenshot(path=IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
