@@ -51,8 +51,8 @@ class ChatPrompt:
             "1 message" if self.dropped_messages == 1 else f"{self.dropped_messages:,} messages"
         )
         return (
-            f"The {turns} ({messages}) will be left out: "
-            f"{self.full_tokens:,} of {self.room:,} tokens."
+            f"The {turns} ({messages}) will be left out: the chat has "
+            f"{self.full_tokens:,} tokens, and {self.room:,} fit beside the reply."
         )
 
 

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules.chat.messages import Message
@@ -35,11 +35,17 @@ _SAVE_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class LiveReply:
-    """A reply in progress: the text so far, and how fast it comes."""
+    """A reply in progress: what it answers, the text so far, and how fast it comes."""
 
+    chat_id: int
+    owner: str
     message_id: int
-    request_id: str
-    text: str
+    history: list[Message]
+    params: SamplingParams
+    text: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    requested: bool = False
     tokens: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
@@ -236,11 +242,11 @@ class ChatService:
         live = self._live.get(chat_id)
         if live is None or live.task is None:
             return
-        await self._engine.cancel(live.request_id)
-        await asyncio.wait([live.task], timeout=5)
-        if not live.task.done():  # before the engine had it: while the prompt was built
+        if live.requested:
+            await self._engine.cancel(live.request_id)
+        else:  # the engine has not heard of it yet
             live.task.cancel()
-            await asyncio.wait([live.task], timeout=5)
+        await asyncio.wait([live.task], timeout=5)
 
     async def wait(self, chat_id: int) -> None:
         """Return when no reply is in progress in this chat."""
@@ -268,32 +274,22 @@ class ChatService:
         self, chat_id: int, owner: str, params: SamplingParams, beginning: str = ""
     ) -> None:
         chat = await self.chat(chat_id, owner)
-        history = _history(chat, await asyncio.to_thread(self._store.branch, chat_id))
         reply = await asyncio.to_thread(
             self._store.append, chat_id, chat.leaf_id, "assistant", beginning, state="streaming"
         )
-        live = LiveReply(reply.id, uuid.uuid4().hex, beginning)
+        # With the reply's own beginning, if it has one; what is empty is no message.
+        history = _history(chat, await asyncio.to_thread(self._store.branch, chat_id))
+        live = LiveReply(chat_id, owner, reply.id, history, params, text=beginning)
         self._live[chat_id] = live
-        if beginning:
-            _add(history, Message("assistant", beginning))
-        live.task = asyncio.create_task(
-            self._write_reply(chat_id, owner, live, history, params), name=f"reply-{reply.id}"
-        )
+        live.task = asyncio.create_task(self._write_reply(live), name=f"reply-{reply.id}")
 
-    async def _write_reply(
-        self,
-        chat_id: int,
-        owner: str,
-        live: LiveReply,
-        history: list[Message],
-        params: SamplingParams,
-    ) -> None:
+    async def _write_reply(self, live: LiveReply) -> None:
         """The life of one reply, from the prompt to the stored end."""
-        about: dict[str, Any] = {"params": dataclasses.asdict(params)}
+        live.about["params"] = dataclasses.asdict(live.params)
         state: State = "cut"
         error = ""
         try:
-            state = await self._stream(chat_id, live, history, params, about)
+            state = await self._stream(live)
         except LanternError as failure:
             error = str(failure)
         except asyncio.CancelledError:
@@ -305,39 +301,16 @@ class ChatService:
             if error:
                 state = "cut" if live.text else "failed"
             try:
-                await asyncio.shield(
-                    asyncio.to_thread(
-                        self._store.save_reply, live.message_id, live.text, state, error, about
-                    )
-                )
+                await asyncio.shield(asyncio.to_thread(self._save, live, state, error))
             except LanternError:
                 log.exception("saving reply %s", live.message_id)
-            finally:
-                self._live.pop(chat_id, None)
-                self._notify(chat_id, owner)
+            self._live.pop(live.chat_id, None)
+            self._notify(live.chat_id, live.owner)
 
-    async def _stream(
-        self,
-        chat_id: int,
-        live: LiveReply,
-        history: list[Message],
-        params: SamplingParams,
-        about: dict[str, Any],
-    ) -> State:
+    async def _stream(self, live: LiveReply) -> State:
         """Feed `live` from the engine, saving each second; fills `about` at the end."""
-        prompt = await build_chat_prompt(
-            self._engine, history, params, continue_final=bool(live.text)
-        )
-        about |= {"dropped": prompt.dropped, "context": prompt.context}
-        if (info := self._engine.state.info) is not None:
-            about["model"] = info.name
-        request = GenerateRequest(
-            live.request_id,
-            prompt.text,
-            params.replace(stop=(*params.stop, *prompt.stop)),
-            special_tokens=False,
-        )
-        changed = self._changed[chat_id]
+        request = await self._request(live)
+        live.requested = True
         saved_at = time.monotonic()
         async with aclosing(self._engine.generate(request)) as events:
             async for event in events:
@@ -347,15 +320,12 @@ class ChatService:
                         live.tokens += tokens
                         live.last_token_at = now = time.monotonic()
                         live.first_token_at = live.first_token_at or now
-                        changed.notify()
+                        self._changed[live.chat_id].notify()
                         if now - saved_at > _SAVE_EVERY_S:
                             saved_at = now
-                            await asyncio.to_thread(
-                                self._store.save_reply,
-                                live.message_id, live.text, "streaming", "", about,
-                            )  # fmt: skip
+                            await asyncio.to_thread(self._save, live, "streaming")
                     case Finished(reason=reason, usage=usage, seed=seed):
-                        about |= {
+                        live.about |= {
                             "finish_reason": reason,
                             "seed": seed,
                             "prompt_tokens": usage.prompt_tokens,
@@ -366,6 +336,23 @@ class ChatService:
                         }
                         return "stopped" if reason == "cancelled" else "complete"
         raise EngineError("The engine ended without a word.", "Load the model again.")
+
+    async def _request(self, live: LiveReply) -> GenerateRequest:
+        """The prompt for a reply, once a model that is being loaded is there."""
+        seen = -1
+        while self._engine.state.phase == "loading":
+            seen = await self._engine.changed.wait(seen)
+        prompt = await build_chat_prompt(
+            self._engine, live.history, live.params, continue_final=bool(live.text)
+        )
+        live.about |= {"dropped": prompt.dropped, "context": prompt.context}
+        if (info := self._engine.state.info) is not None:
+            live.about["model"] = info.name
+        params = live.params.replace(stop=(*live.params.stop, *prompt.stop))
+        return GenerateRequest(live.request_id, prompt.text, params, special_tokens=False)
+
+    def _save(self, live: LiveReply, state: State, error: str = "") -> None:
+        self._store.save_reply(live.message_id, live.text, state, error, live.about)
 
 
 class _ReplySlot:

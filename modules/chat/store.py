@@ -116,6 +116,8 @@ class ChatStore:
         with self._lock:
             try:
                 yield self._db
+            except OverflowError as error:  # an id larger than SQLite's, which nothing has
+                raise _no_chat() from error
             except sqlite3.Error as error:
                 raise StorageError(
                     f"The chats could not be read: {error}.", "Check the disk, then try again."

@@ -81,13 +81,17 @@ async def test_the_sentence_says_what_is_left_out() -> None:
     engine = await loaded(120)
     prompt = await build_chat_prompt(engine, [SYSTEM, *turns(10), QUESTION], PARAMS)
     assert prompt.sentence == (
-        f"The 6 oldest turns (12 messages) will be left out: {prompt.full_tokens} of 100 tokens."
+        "The 6 oldest turns (12 messages) will be left out: "
+        f"the chat has {prompt.full_tokens} tokens, and 100 fit beside the reply."
     )
 
 
 def test_the_sentence_counts_in_the_singular() -> None:
     prompt = ChatPrompt("", 900, 1024, 1000, 1, dropped_messages=1, full_tokens=1200)
-    assert prompt.sentence == "The oldest turn (1 message) will be left out: 1,200 of 1,000 tokens."
+    assert prompt.sentence == (
+        "The oldest turn (1 message) will be left out: "
+        "the chat has 1,200 tokens, and 1,000 fit beside the reply."
+    )
 
 
 async def test_a_large_reply_limit_reserves_no_more_than_a_quarter() -> None:

@@ -60,7 +60,10 @@ export class MessageList {
     const body = element("div", { className: "rendered" });
     for (const block of message.blocks) body.append(wrap(block));
     const streaming = message.state === "streaming";
-    if (streaming && !message.blocks.length) body.append(element("div", { className: "waiting" }, "Reading the prompt…"));
+    if (streaming && !message.blocks.length) {
+      const waitsFor = document.body.dataset.engine === "loading" ? "Waiting for the model…" : "Reading the prompt…";
+      body.append(element("div", { className: "waiting" }, waitsFor));
+    }
     const node = element(
       "article",
       { className: `message ${message.role} ${message.state}`, "data-id": message.id, "aria-label": message.name },

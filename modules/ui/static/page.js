@@ -437,6 +437,8 @@ async function begin() {
     byId("to-end").hidden = state.stick;
   });
   present("parameter-chips").then(window.lanternParams.drawChips);
+  // The composer grows, notes appear: who reads at the end stays at the end.
+  new ResizeObserver(() => state.stick && follow()).observe(byId("chat-scroll"));
   window.lanternParams.onChange(preview);
   new MutationObserver(preview).observe(document.body, { attributeFilter: ["data-engine"] });
   openChat(Number(new URL(location).searchParams.get("chat")) || 0);
