@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl+C. Returns the exit status."""
     try:
         settings = load_settings(argv)
-        logging.basicConfig(level=logging.INFO if settings.verbose else logging.WARNING)
+        logging.basicConfig(level=logging.WARNING)
+        logging.getLogger("modules").setLevel(logging.INFO if settings.verbose else logging.WARNING)
         settings.paths.prepare()
         listener = _bind(settings)
     except LanternError as error:

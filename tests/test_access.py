@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -41,7 +42,7 @@ def guest(**options: Any) -> httpx.AsyncClient:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time as the back-off sees it: one number to set."""
     now = [1000.0]
-    monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(access, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -49,7 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:7860", "127.0.0.1", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.8.8.8"]
+    "host",
+    ["127.0.0.1:7860", "127.0.0.1", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.8.8.8"],
 )
 async def test_loopback_is_the_owner_without_a_login(host: str) -> None:
     assert (await browser(host=host).get("/")).json() == [OWNER.user, True]
@@ -146,8 +148,9 @@ async def test_a_guest_keeps_the_identity_of_the_first_visit() -> None:
 
 async def test_two_guests_are_two_people() -> None:
     async with guest() as one, guest() as other:
-        names = {(await c.get(f"/?token={TOKEN}", follow_redirects=True)).text for c in (one, other)}
-    assert len(names) == 2
+        await one.get(f"/?token={TOKEN}")
+        await other.get(f"/?token={TOKEN}")
+        assert (await one.get("/")).text != (await other.get("/")).text
 
 
 @pytest.mark.parametrize("forged", ["owner", "guest-abc", "", "x" * 19])
@@ -280,5 +283,5 @@ def test_who_came_past_the_middleware_is_nobody() -> None:
 
 @pytest.mark.parametrize("cookie", ["=;;=", "lantern_token", 'a="', "lantern_token=é", "x" * 5000])
 async def test_a_damaged_cookie_is_no_fault(cookie: str) -> None:
-    answer = await guest().get("/", headers={"cookie": cookie.encode()})
+    answer = await guest().get("/", headers=[(b"cookie", cookie.encode())])
     assert answer.status_code == 401

@@ -89,7 +89,7 @@ def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_flag_names_its_nearest_neighbour() -> None:
-    with pytest.raises(SettingsError, match="--listen-prot=7.*Did you mean --listen-port?"):
+    with pytest.raises(SettingsError, match=r"--listen-prot=7.*Did you mean --listen-port\?"):
         load_settings(["--listen-prot=7"], {})
 
 
@@ -121,7 +121,7 @@ def test_a_variable_that_is_no_number_is_refused_by_its_name(port: str) -> None:
 
 
 def test_a_variable_that_is_no_switch_is_refused() -> None:
-    with pytest.raises(SettingsError, match="LANTERN_CPU cannot be 'maybe'. Use true or false."):
+    with pytest.raises(SettingsError, match=r"LANTERN_CPU cannot be 'maybe'\. Use true or false\."):
         load_settings([], {"LANTERN_CPU": "maybe"})
 
 

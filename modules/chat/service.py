@@ -304,8 +304,9 @@ class ChatService:
                 await asyncio.shield(asyncio.to_thread(self._save, live, state, error))
             except LanternError:
                 log.exception("saving reply %s", live.message_id)
-            self._live.pop(live.chat_id, None)
-            self._notify(live.chat_id, live.owner)
+            finally:  # also when a second stop cancels the saving
+                self._live.pop(live.chat_id, None)
+                self._notify(live.chat_id, live.owner)
 
     async def _stream(self, live: LiveReply) -> State:
         """Feed `live` from the engine, saving each second; fills `about` at the end."""

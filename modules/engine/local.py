@@ -7,6 +7,7 @@ All state belongs to the event loop's thread, and nothing here waits in that thr
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -40,6 +41,8 @@ from modules.errors import (
 from modules.signals import Signal
 
 __all__ = ["LocalEngine"]
+
+log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -98,6 +101,7 @@ class LocalEngine:
         Raises NoModelError, PromptTooLongError, WorkerDiedError or EngineError.
         """
         worker = self._ready_worker()
+        log.info("request %s, %s:\n%s", request.id, request.params, request.prompt)
         if request.id in self._replies:
             raise EngineError("A request with this id is running already.", "Use a new id.")
         events = self._replies[request.id] = asyncio.Queue()

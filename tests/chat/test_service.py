@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -318,14 +319,42 @@ async def test_stop_ends_the_reply_of_its_chat_alone(
     assert {(await branch(chats, chat))[1].state for chat in (mine, other)} == {"stopped"}
 
 
+async def test_a_reply_that_waits_for_a_model_can_be_stopped_twice(
+    chats: ChatService, engine: FakeEngine, store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.delay = 3600
+    loading = asyncio.create_task(engine.load(LoadModel("models/x")))
+    await engine.changed.wait(engine.changed.version)
+    chat = (await chats.create(OWNER)).id
+    await chats.send(chat, OWNER, "One", PARAMS)
+    save, saving, go_on = store.save_reply, threading.Event(), threading.Event()
+
+    def slow_save(*args: Any) -> None:
+        saving.set()
+        go_on.wait(20)
+        save(*args)
+
+    monkeypatch.setattr(store, "save_reply", slow_save)
+    first = asyncio.create_task(chats.stop(chat, OWNER))
+    await asyncio.to_thread(saving.wait, 20)
+    await chats.stop(chat, OWNER)
+    go_on.set()
+    await first
+    assert chats.live(chat) is None
+    loading.cancel()
+
+
 async def test_stop_without_a_reply_does_nothing(chats: ChatService) -> None:
     chat = await asked(chats, "One")
     await chats.stop(chat, OWNER)
     assert (await branch(chats, chat))[1].state == "complete"
 
 
-@pytest.mark.parametrize("change", ["send", "regenerate", "continue_reply", "edit", "delete_message",
-                                    "restore_message", "show_version"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    ["send", "regenerate", "continue_reply", "edit", "delete_message", "restore_message",
+     "show_version"],
+)  # fmt: skip
 async def test_while_a_chat_is_answered_nothing_else_changes_it(
     change: str, chats: ChatService, engine: FakeEngine, store: ChatStore
 ) -> None:
@@ -445,14 +474,18 @@ async def test_a_prompt_that_is_too_long_is_a_failed_reply_with_a_remedy(
 class Strange(FakeEngine):
     """An engine with a fault of its own."""
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | Finished]:
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk | Finished, None]:
         """One word, then what the reply says."""
         yield TokenChunk(request.id, "half", 1)
         if self.reply(request):
             raise ZeroDivisionError
 
 
-@pytest.mark.parametrize(("text", "reason"), [("raise", "ZeroDivisionError"), ("", "without a word")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("raise", "ZeroDivisionError"), ("", "without a word")]
+)
 async def test_a_fault_of_ours_does_not_leave_a_reply_in_mid_air(
     text: str, reason: str, ctx: AppContext
 ) -> None:
@@ -531,7 +564,8 @@ def owned_methods() -> list[str]:
     return [
         name
         for name, method in inspect.getmembers(ChatService, inspect.iscoroutinefunction)
-        if not name.startswith("_") and {"chat_id", "owner"} <= {*inspect.signature(method).parameters}
+        if not name.startswith("_")
+        and {"chat_id", "owner"} <= {*inspect.signature(method).parameters}
     ]
 
 

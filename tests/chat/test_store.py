@@ -228,7 +228,9 @@ def test_a_message_is_found_in_its_own_chat_alone(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "é 漢字 🦊", "a\x00b", "'; DROP TABLE messages; --", "\r\n\t ", "x" * MAX_MESSAGE_CHARS]
+    "text",
+    ["", "é 漢字 🦊", "a\x00b", "'; DROP TABLE messages; --", "\r\n\t ", "x" * MAX_MESSAGE_CHARS],
+    ids=len,
 )
 def test_a_text_comes_back_as_it_was(text: str, store: ChatStore) -> None:
     chat = store.create_chat(OWNER)
@@ -314,7 +316,7 @@ def test_a_full_disk_is_a_storage_error_and_the_old_data_stays_whole(
 ) -> None:
     fill(store)
     before = everything(store)
-    with pytest.raises(StorageError, match="could not be saved.*disk space"):
+    with pytest.raises(StorageError, match=r"could not be saved.*disk space"):
         store.append(talk[0].chat_id, talk[3].id, "user", "x" * 100_000)
     assert everything(store) == before
     assert shown(store, talk[0].chat_id)[-1] == "text 3"
@@ -357,7 +359,9 @@ def test_a_read_only_file_is_a_storage_error(store: ChatStore, talk: list[Stored
     assert len(store.branch(talk[0].chat_id)) == 4
 
 
-def test_what_cannot_be_read_is_a_storage_error(store: ChatStore, talk: list[StoredMessage]) -> None:
+def test_what_cannot_be_read_is_a_storage_error(
+    store: ChatStore, talk: list[StoredMessage]
+) -> None:
     store._db.execute("ALTER TABLE messages RENAME TO gone")
     for reach in (
         lambda: store.branch(talk[0].chat_id),

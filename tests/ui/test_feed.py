@@ -29,8 +29,8 @@ def chats(ctx: AppContext) -> ChatService:
 class Tab:
     """What page.js does with the updates: keeps the messages, replaces what changed."""
 
-    def __init__(self, chats: ChatService, chat: int, caller: Caller = OWNER, **options: Any) -> None:
-        self.feed = ChatFeed(chats, chat, caller, **options)
+    def __init__(self, chats: ChatService, chat: int, **options: Any) -> None:
+        self.feed = ChatFeed(chats, chat, OWNER, **options)
         self.head: dict[str, Any] = {}
         self.messages: dict[int, dict[str, Any]] = {}
 

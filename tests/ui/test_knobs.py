@@ -125,7 +125,8 @@ def test_there_is_one_widget_for_each_parameter() -> None:
     with gr.Blocks():
         widgets = build_widgets()
     assert [w.label for w in widgets] == [knob.label for knob in knobs().values()]
-    assert [w.elem_id for w in widgets] == [f"knob-{f.name}" for f in dataclasses.fields(SamplingParams)]
+    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    assert [w.elem_id for w in widgets] == [f"knob-{name}" for name in names]
 
 
 def test_the_widgets_begin_with_the_defaults() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,7 @@ from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
 from modules.errors import WorkerDiedError
 from modules.ui.components.knobs import to_widgets
-from modules.ui.streaming import Progress, continuation, new_request_id
+from modules.ui.streaming import continuation, new_request_id
 from modules.ui.tabs import default_mode, notebook_mode
 from modules.ui.tabs.default_mode import count_tokens, views
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 VALUES = tuple(to_widgets(SamplingParams()))
 PARIS = "The capital of France is Paris."
-NEGATIVE = tuple(to_widgets(SamplingParams())[:-1]) + (-1,)
+NEGATIVE = (*VALUES[:-1], -1)
 
 
 async def collected(updates: AsyncIterator[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -145,7 +145,7 @@ async def test_parameters_out_of_bounds_are_a_notice_and_send_nothing(
 
 
 def test_html_of_a_reply_stays_in_a_frame_without_rights() -> None:
-    raw, markdown, frame = views('"><script>alert(1)</script>')
+    _, markdown, frame = views('"><script>alert(1)</script>')
     assert "<script" not in markdown
     assert "<script" not in frame
     assert 'sandbox=""' in frame
@@ -243,7 +243,9 @@ async def test_the_end_at_the_limit_is_said(engine: FakeEngine) -> None:
 class Dying(FakeEngine):
     """Says one word and is killed."""
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk | Finished]:
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TokenChunk | Finished, None]:
         """One word."""
         yield TokenChunk(request.id, "half", 1)
         raise WorkerDiedError("The engine worker was killed.", "Load the model again.")
@@ -251,11 +253,10 @@ class Dying(FakeEngine):
 
 @pytest.mark.xfail(strict=True, reason="text of the last 50 ms before a fault is not yielded")
 async def test_the_text_before_a_fault_is_yielded_whole() -> None:
-    seen: list[Progress] = []
+    updates = continuation(Dying(), "id", "x", SamplingParams())
+    assert (await anext(updates)).text == "half"
     with pytest.raises(WorkerDiedError):
-        async for progress in continuation(Dying(), "id", "x", SamplingParams()):
-            seen.append(progress)
-    assert [p.text for p in seen] == ["half"]
+        await anext(updates)
 
 
 def test_request_ids_cannot_be_guessed() -> None:

@@ -51,14 +51,15 @@ def client(ctx: AppContext, caller: str) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, client=address)
     opened = httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
     if caller == "guest":
-        opened.cookies.update({"lantern_token": TOKEN, "lantern_guest": "a-guest-of-twenty-letters"})
+        cookies = {"lantern_token": TOKEN, "lantern_guest": "a-guest-of-twenty-letters"}
+        opened.cookies.update(cookies)
     return opened
 
 
 def routes(ctx: AppContext) -> list[tuple[str, str]]:
     """(method, path) of each route, as the router has them."""
     found = [r for r in build_routes(ctx).routes if isinstance(r, APIRoute)]
-    return [(method, route.path) for route in found for method in sorted(route.methods)]
+    return [(method, route.path) for route in found for method in sorted(route.methods or ())]
 
 
 def kind(path: str) -> str:
@@ -180,9 +181,9 @@ async def test_the_whole_application_is_closed_without_a_login(public: AppContex
     app: Any = build_app(public, lambda ctx: None)
     transport = httpx.ASGITransport(app, client=("203.0.113.5", 1), raise_app_exceptions=False)
     paths = ["/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/upload",
-             "/gradio_api/file=user_data/lantern.sqlite3", "/page/static/page.js", "/login", "/docs",
-             "/openapi.json", "/theme.css", "/v1/models", "/v1/config", "/v1/", "/v1/../config",
-             "/v1/%2e%2e/page/models"]  # fmt: skip
+             "/gradio_api/file=user_data/lantern.sqlite3", "/page/static/page.js", "/login",
+             "/docs", "/openapi.json", "/theme.css", "/v1/models", "/v1/config", "/v1/",
+             "/v1/../config", "/v1/%2e%2e/page/models"]  # fmt: skip
     async with httpx.AsyncClient(transport=transport, base_url="http://lantern.example") as nobody:
         for path in paths:
             for method in ("GET", "POST"):
@@ -225,7 +226,7 @@ async def test_the_routes_of_a_chat_do_what_they_say(ctx: AppContext) -> None:
             await ctx.chats.wait(chat)
     shown = await ctx.chats.chat(chat, "owner")
     assert (shown.title, shown.system) == ("Renamed", "Be brief.")
-    assert [m.content for m in await ctx.chats.branch(chat, "owner")][0] == "Hello"
+    assert (await ctx.chats.branch(chat, "owner"))[0].content == "Hello"
 
 
 async def test_a_deleted_chat_comes_back(ctx: AppContext) -> None:
