@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -102,7 +103,9 @@ def _bind(settings: Settings) -> socket.socket:
         raise SettingsError(
             f"Lantern cannot listen on {settings.host}, port {settings.listen_port}: "
             f"{(error.strerror or str(error)).lower()}.",
-            f"Stop the other program, or try --listen-port {settings.listen_port + 1}.",
+            "Stop the other program, or try another --listen-port."
+            if error.errno == errno.EADDRINUSE
+            else "Check --listen-host and --listen-port.",
         ) from error
     return listener
 

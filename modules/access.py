@@ -31,6 +31,7 @@ _TOKEN_COOKIE = "lantern_token"  # noqa: S105 - the name of a cookie
 _GUEST_COOKIE = "lantern_guest"
 _FREE_TRIES = 5
 _MAX_BACK_OFF_S = 60.0
+_MAX_CLIENTS = 10_000
 _READ_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -66,6 +67,8 @@ class Access:
 
     def token_fits(self, token: str, client: str) -> bool:
         """Compare in constant time. Wrong tokens make their sender wait, longer each time."""
+        if len(self._tries) > _MAX_CLIENTS:
+            self._tries.clear()
         tries = self._tries.setdefault(client, _Tries())
         if time.monotonic() < tries.until:
             return False

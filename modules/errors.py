@@ -4,6 +4,7 @@ LanternError
 ├── SettingsError            a flag, variable or settings.yaml entry is wrong
 ├── StorageError             user_data/ cannot be read or written
 ├── NotFoundError            a chat, message, job or prompt that is not there
+├── ForbiddenError           something that only the owner may do
 ├── InvalidInputError        a value from outside is out of its bounds
 │   └── InvalidNameError     a name that may not become a file name
 ├── DownloadError            a download or its conversion did not finish
@@ -27,6 +28,7 @@ from __future__ import annotations
 __all__ = [
     "DownloadError",
     "EngineError",
+    "ForbiddenError",
     "InvalidInputError",
     "InvalidNameError",
     "LanternError",
@@ -67,6 +69,10 @@ class StorageError(LanternError):
 
 class NotFoundError(LanternError):
     """A chat, message, job or prompt that is not there (or not yours)."""
+
+
+class ForbiddenError(LanternError):
+    """Something that only the owner may do."""
 
 
 class InvalidInputError(LanternError):

@@ -10,52 +10,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
-import uuid
 from collections import defaultdict
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
 
 from modules.chat.messages import Message
 from modules.chat.prompt import ChatPrompt, build_chat_prompt
+from modules.chat.replies import LiveReply, stream_reply
 from modules.chat.store import Chat, ChatStore, State, StoredMessage
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
-from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
-from modules.errors import EngineError, InvalidInputError, LanternError
+from modules.errors import InvalidInputError, LanternError
 from modules.signals import Signal
 
-__all__ = ["ChatService", "LiveReply"]
+__all__ = ["ChatService"]
 
 log = logging.getLogger(__name__)
 
-_SAVE_EVERY_S = 1.0
-
-
-@dataclass(slots=True)
-class LiveReply:
-    """A reply in progress: what it answers, the text so far, and how fast it comes."""
-
-    chat_id: int
-    owner: str
-    message_id: int
-    history: list[Message]
-    params: SamplingParams
-    text: str = ""
-    about: dict[str, Any] = field(default_factory=dict)
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    requested: bool = False
-    tokens: int = 0
-    first_token_at: float = 0.0
-    last_token_at: float = 0.0
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Decode speed so far."""
-        seconds = self.last_token_at - self.first_token_at
-        return (self.tokens - 1) / seconds if seconds > 0 else 0.0
+_STOP_S = 5.0
 
 
 class ChatService:
@@ -246,7 +216,10 @@ class ChatService:
             await self._engine.cancel(live.request_id)
         else:  # the engine has not heard of it yet
             live.task.cancel()
-        await asyncio.wait([live.task], timeout=5)
+        await asyncio.wait([live.task], timeout=_STOP_S)
+        if not live.task.done():  # the engine hangs
+            live.task.cancel()
+            await asyncio.wait([live.task], timeout=_STOP_S)
 
     async def wait(self, chat_id: int) -> None:
         """Return when no reply is in progress in this chat."""
@@ -289,7 +262,9 @@ class ChatService:
         state: State = "cut"
         error = ""
         try:
-            state = await self._stream(live)
+            state = await stream_reply(
+                self._engine, live, self._changed[live.chat_id], self._save_progress
+            )
         except LanternError as failure:
             error = str(failure)
         except asyncio.CancelledError:
@@ -308,52 +283,15 @@ class ChatService:
                 self._live.pop(live.chat_id, None)
                 self._notify(live.chat_id, live.owner)
 
-    async def _stream(self, live: LiveReply) -> State:
-        """Feed `live` from the engine, saving each second; fills `about` at the end."""
-        request = await self._request(live)
-        live.requested = True
-        saved_at = time.monotonic()
-        async with aclosing(self._engine.generate(request)) as events:
-            async for event in events:
-                match event:
-                    case TokenChunk(text=text, tokens=tokens):
-                        live.text += text
-                        live.tokens += tokens
-                        live.last_token_at = now = time.monotonic()
-                        live.first_token_at = live.first_token_at or now
-                        self._changed[live.chat_id].notify()
-                        if now - saved_at > _SAVE_EVERY_S:
-                            saved_at = now
-                            await asyncio.to_thread(self._save, live, "streaming")
-                    case Finished(reason=reason, usage=usage, seed=seed):
-                        live.about |= {
-                            "finish_reason": reason,
-                            "seed": seed,
-                            "prompt_tokens": usage.prompt_tokens,
-                            "completion_tokens": usage.completion_tokens,
-                            "cached_tokens": usage.cached_tokens,
-                            "first_token_s": round(usage.first_token_s, 4),
-                            "tokens_per_s": round(usage.tokens_per_s, 2),
-                        }
-                        return "stopped" if reason == "cancelled" else "complete"
-        raise EngineError("The engine ended without a word.", "Load the model again.")
-
-    async def _request(self, live: LiveReply) -> GenerateRequest:
-        """The prompt for a reply, once a model that is being loaded is there."""
-        seen = -1
-        while self._engine.state.phase == "loading":
-            seen = await self._engine.changed.wait(seen)
-        prompt = await build_chat_prompt(
-            self._engine, live.history, live.params, continue_final=bool(live.text)
-        )
-        live.about |= {"dropped": prompt.dropped, "context": prompt.context}
-        if (info := self._engine.state.info) is not None:
-            live.about["model"] = info.name
-        params = live.params.replace(stop=(*live.params.stop, *prompt.stop))
-        return GenerateRequest(live.request_id, prompt.text, params, special_tokens=False)
-
     def _save(self, live: LiveReply, state: State, error: str = "") -> None:
         self._store.save_reply(live.message_id, live.text, state, error, live.about)
+
+    async def _save_progress(self, live: LiveReply) -> None:
+        """What cannot be saved now may be at the end; the reply goes on."""
+        try:
+            await asyncio.to_thread(self._save, live, "streaming")
+        except LanternError as error:
+            log.warning("reply %s: %s", live.message_id, error)
 
 
 class _ReplySlot:

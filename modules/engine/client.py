@@ -60,9 +60,9 @@ class EngineClient(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk | Finished, None]:
         """The reply, chunk by chunk; the last item is a `Finished`.
 
-        Whoever takes it closes it (`contextlib.aclosing`); closing early cancels the request. Raises EngineError: NoModelError
-        without a model, WorkerDiedError when the worker ends in mid-reply,
-        PromptTooLongError when the prompt leaves no room for a token.
+        Whoever takes it closes it (`contextlib.aclosing`); closing early cancels the request.
+        Raises EngineError: NoModelError without a model, WorkerDiedError when the worker
+        ends in mid-reply, PromptTooLongError when the prompt leaves no room for a token.
         """
         ...
 

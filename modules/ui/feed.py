@@ -13,7 +13,8 @@ import hashlib
 from typing import Any
 
 from modules.access import Caller
-from modules.chat.service import ChatService, LiveReply
+from modules.chat.replies import LiveReply
+from modules.chat.service import ChatService
 from modules.chat.store import StoredMessage
 from modules.ui.markdown import GrowingMarkdown, render_blocks
 

@@ -31,14 +31,17 @@ from modules.ui.math_syntax import formula_is_open, math_plugin
 
 __all__ = ["GrowingMarkdown", "render_blocks"]
 
+_MAX_CHARS = 200_000  # the parser takes quadratic time for some hostile texts
 _MAX_HIGHLIGHTED_CHARS = 50_000
 _FORMATTER = HtmlFormatter(nowrap=True)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def render_blocks(text: str) -> tuple[str, ...]:
-    """The HTML of each top-level block of `text`."""
-    return tuple(html for html, _ in _render(text.replace("\r", "")))
+    """The HTML of each top-level block of `text`; a very long text stays plain."""
+    if len(text) > _MAX_CHARS:
+        return (f'<pre class="plain">{html.escape(text)}</pre>',)
+    return tuple(block for block, _ in _render(text.replace("\r", "")))
 
 
 class GrowingMarkdown:
@@ -54,7 +57,7 @@ class GrowingMarkdown:
         tail = text.replace("\r", "")[self._parsed_from :]
         rendered = _render(tail)
         first = self._frozen
-        self.blocks[first:] = [html for html, _ in rendered]
+        self.blocks[first:] = [block for block, _ in rendered]
         if rendered:
             lines = tail.split("\n")
             final = _final_blocks(rendered, lines)

@@ -72,9 +72,7 @@ async def _begin(ctx: AppContext, job: Job) -> None:
 async def fetch(ctx: AppContext, job: Job) -> Path:
     """Fetch the starter model within a job."""
     job.title = f"Fetching {STARTER.summary}"
-    return await asyncio.to_thread(
-        fetch_starter, ctx.settings.model_dir, job.report, job.cancelled
-    )
+    return await asyncio.to_thread(fetch_starter, ctx.settings.model_dir, job.report, job.cancelled)
 
 
 async def _load(ctx: AppContext, path: Path, job: Job) -> None:

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from modules.access import Caller, caller_of
 from modules.chat.store import MAX_MESSAGE_CHARS
 from modules.context import AppContext
-from modules.errors import InvalidInputError, LanternError, NotFoundError
+from modules.errors import ForbiddenError, LanternError, NotFoundError
 from modules.signals import first_change
 from modules.ui import models
 from modules.ui.components.knobs import from_widgets
 from modules.ui.feed import WINDOW, ChatFeed
 
-__all__ = ["STATIC", "build_routes", "lantern_error"]
+__all__ = ["STATIC", "bad_request", "build_routes", "lantern_error"]
 
 STATIC = Path(__file__).parent / "static"
 
@@ -72,7 +73,7 @@ def _caller(request: Request) -> Caller:
 def _admin(request: Request) -> Caller:
     caller = caller_of(request.scope)
     if not caller.admin:
-        raise InvalidInputError(
+        raise ForbiddenError(
             "Only the owner may change the model.", "Ask them, or do it on their machine."
         )
     return caller
@@ -85,8 +86,17 @@ Admin = Annotated[Caller, Depends(_admin)]
 async def lantern_error(request: Request, error: Exception) -> JSONResponse:
     """Answer a `LanternError` with its message and remedy."""
     assert isinstance(error, LanternError)
-    status = 404 if isinstance(error, NotFoundError) else 400
+    status = {NotFoundError: 404, ForbiddenError: 403}.get(type(error), 400)
     return JSONResponse({"message": error.message, "remedy": error.remedy}, status)
+
+
+async def bad_request(request: Request, error: Exception) -> JSONResponse:
+    """Answer a body that does not fit, without repeating it."""
+    assert isinstance(error, RequestValidationError)
+    place = ".".join(str(part) for part in error.errors()[0]["loc"][1:2])
+    where = f" at {place!r}" if place else ""
+    body = {"message": f"The request does not fit{where}.", "remedy": "Reload the page."}
+    return JSONResponse(body, 400)
 
 
 def build_routes(ctx: AppContext) -> APIRouter:

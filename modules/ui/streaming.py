@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
-from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
+from modules.engine.protocol import Finished, GenerateRequest
+from modules.errors import EngineError
 
 __all__ = ["Progress", "continuation", "new_request_id"]
 
@@ -19,11 +20,10 @@ _PACE_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The text so far, and one line about its speed; `done` once, at the end."""
+    """The text so far, and one line about its speed."""
 
     text: str
     stats: str
-    done: bool = False
 
 
 def new_request_id() -> str:
@@ -40,22 +40,27 @@ async def continuation(
     """
     text, tokens = "", 0
     started = shown = time.monotonic()
-    request = GenerateRequest(request_id, prompt, params)
-    async with aclosing(engine.generate(request)) as events:
-        async for event in events:
-            match event:
-                case TokenChunk(text=new, tokens=count):
-                    text += new
-                    tokens += count
-                    now = time.monotonic()
-                    if now - shown >= _PACE_S:
-                        shown = now
-                        yield Progress(text, f"{tokens / (now - started):.0f} tok/s")
-                case Finished(reason=reason, usage=usage):
-                    parts = [f"{usage.completion_tokens:,} tokens"]
-                    if usage.tokens_per_s:
-                        parts.insert(0, f"{usage.tokens_per_s:.0f} tok/s")
-                    parts.append(f"prompt {usage.prompt_tokens:,}")
-                    if reason == "length":
-                        parts.append("ended at the token limit")
-                    yield Progress(text, " · ".join(parts), done=True)
+    async with aclosing(engine.generate(GenerateRequest(request_id, prompt, params))) as events:
+        try:
+            async for event in events:
+                if isinstance(event, Finished):
+                    yield Progress(text, _figures(event))
+                    return
+                text += event.text
+                tokens += event.tokens
+                now = time.monotonic()
+                if now - shown >= _PACE_S:
+                    shown = now
+                    yield Progress(text, f"{tokens / (now - started):.0f} tok/s")
+        except EngineError:
+            yield Progress(text, "")  # with what came since the last update
+            raise
+
+
+def _figures(finished: Finished) -> str:
+    usage = finished.usage
+    parts = [f"{usage.tokens_per_s:.0f} tok/s"] if usage.tokens_per_s else []
+    parts += [f"{usage.completion_tokens:,} tokens", f"prompt {usage.prompt_tokens:,}"]
+    if finished.reason == "length":
+        parts.append("ended at the token limit")
+    return " · ".join(parts)

@@ -116,9 +116,7 @@ async def test_a_long_title_is_cut_at_a_word(chats: ChatService) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t"])
-async def test_an_empty_message_is_refused(
-    text: str, chats: ChatService, store: ChatStore
-) -> None:
+async def test_an_empty_message_is_refused(text: str, chats: ChatService, store: ChatStore) -> None:
     chat = await asked(chats, "Hi")
     before = rows(store)
     question = (await branch(chats, chat))[0].id

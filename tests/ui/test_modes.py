@@ -251,7 +251,6 @@ class Dying(FakeEngine):
         raise WorkerDiedError("The engine worker was killed.", "Load the model again.")
 
 
-@pytest.mark.xfail(strict=True, reason="text of the last 50 ms before a fault is not yielded")
 async def test_the_text_before_a_fault_is_yielded_whole() -> None:
     updates = continuation(Dying(), "id", "x", SamplingParams())
     assert (await anext(updates)).text == "half"

@@ -155,7 +155,6 @@ async def test_no_route_answers_a_damaged_request_with_a_fault(public: AppContex
     await public.jobs.close()
 
 
-@pytest.mark.xfail(strict=True, reason="FastAPI's own answer to a bad body is a fault here")
 @pytest.mark.parametrize("body", [b"\xff", json.dumps(BODY | {"text": "\ud83e"}).encode()])
 @pytest.mark.parametrize("headers", [{}, JSON])
 async def test_a_body_that_is_no_text_is_refused_in_the_pages_own_form(

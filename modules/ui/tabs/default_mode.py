@@ -12,11 +12,12 @@ import gradio as gr
 
 from modules.chat.drafts import Draft
 from modules.chat.prompt_files import list_prompts, read_prompt
+from modules.chat.store import storable
 from modules.context import AppContext
 from modules.errors import LanternError
-from modules.ui.components.handlers import listen, sentence, user_of
+from modules.ui.components.handlers import keep_draft, listen, sentence, user_of
 from modules.ui.components.knobs import Widget, from_widgets
-from modules.ui.markdown import render_blocks
+from modules.ui.markdown import GrowingMarkdown
 from modules.ui.streaming import continuation, new_request_id
 
 __all__ = ["Components", "bind", "build", "count_tokens", "generate", "views"]
@@ -121,7 +122,7 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
             return text
         # What the template replaces stays in the drafts.
         draft = Draft(text or "", reply or "")
-        await asyncio.to_thread(ctx.drafts.save, user_of(request), "default", draft)
+        await keep_draft(ctx, user_of(request), "default", draft)
         with sentence():
             return read_prompt(ctx.settings.paths.prompts, name)
 
@@ -145,6 +146,8 @@ async def generate(
     Yields raw text, Markdown, HTML, the stats line, the request's id, and the buttons.
     """
     request_id, reply, stats = new_request_id(), beginning, ""
+    text, growing = storable(text), GrowingMarkdown()
+    growing.update(reply)
     busy = gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(interactive=True)
     idle = gr.Button(interactive=True), gr.Button(interactive=True), gr.Button(interactive=False)
     try:
@@ -153,21 +156,26 @@ async def generate(
         yield *views(reply), "Reading the prompt…", request_id, *busy
         async for progress in continuation(ctx.engine, request_id, text + beginning, params):
             reply, stats = beginning + progress.text, progress.stats
-            raw, markdown, _ = views(reply)
+            growing.update(reply)
             # The frame is loaded anew at each change, so it waits for the end.
-            yield raw, markdown, gr.skip(), stats, request_id, *busy
+            yield reply, _rendered(growing), gr.skip(), stats, request_id, *busy
         yield *views(reply), stats, "", *idle
     except LanternError as error:
         yield *views(reply), f'<span class="fault">{html.escape(str(error))}</span>', "", *idle
     finally:
-        await asyncio.to_thread(ctx.drafts.save, user, "default", Draft(text, reply))
+        await keep_draft(ctx, user, "default", Draft(text, reply))
 
 
 def views(reply: str) -> tuple[str, str, str]:
     """The reply as raw text, as rendered Markdown, and as a page in a locked frame."""
-    blocks = "".join(f'<div class="block">{block}</div>' for block in render_blocks(reply))
-    frame = _FRAME.format(html.escape(_POLICY + reply))
-    return reply, f'<div class="rendered">{blocks}</div>', frame
+    whole = GrowingMarkdown()
+    whole.update(reply)
+    return reply, _rendered(whole), _FRAME.format(html.escape(_POLICY + reply))
+
+
+def _rendered(markdown: GrowingMarkdown) -> str:
+    blocks = "".join(f'<div class="block">{block}</div>' for block in markdown.blocks)
+    return f'<div class="rendered">{blocks}</div>'
 
 
 async def count_tokens(ctx: AppContext, text: str) -> str:

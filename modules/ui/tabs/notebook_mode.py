@@ -11,9 +11,10 @@ from typing import Any
 import gradio as gr
 
 from modules.chat.drafts import Draft
+from modules.chat.store import storable
 from modules.context import AppContext
 from modules.errors import LanternError
-from modules.ui.components.handlers import listen, sentence, user_of
+from modules.ui.components.handlers import keep_draft, listen, sentence, user_of
 from modules.ui.components.knobs import Widget, from_widgets
 from modules.ui.streaming import continuation, new_request_id
 from modules.ui.tabs.default_mode import count_tokens
@@ -66,12 +67,14 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
             yield update
 
     async def again(request: gr.Request, text: str, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        before = await asyncio.to_thread(step_back, ctx, user_of(request), text)
+        with sentence():
+            before = await asyncio.to_thread(step_back, ctx, user_of(request), text)
         async for update in generate(ctx, user_of(request), before, values):
             yield update
 
     async def undo(request: gr.Request, text: str) -> str:
-        return await asyncio.to_thread(step_back, ctx, user_of(request), text)
+        with sentence():
+            return await asyncio.to_thread(step_back, ctx, user_of(request), text)
 
     async def stop(request_id: str) -> None:
         await ctx.engine.cancel(request_id)
@@ -106,10 +109,11 @@ async def generate(
 
     Yields the whole text, the stats line, the request's id, and the buttons.
     """
+    text = storable(text)
     request_id, whole, stats = new_request_id(), text, ""
     busy = (gr.Button(interactive=False),) * 3 + (gr.Button(interactive=True),)
     idle = (gr.Button(interactive=True),) * 3 + (gr.Button(interactive=False),)
-    await asyncio.to_thread(ctx.drafts.save, user, "notebook", Draft(text))
+    await keep_draft(ctx, user, "notebook", Draft(text))
     try:
         with sentence():
             params = from_widgets(values)
@@ -121,4 +125,4 @@ async def generate(
     except LanternError as error:
         yield whole, f'<span class="fault">{html.escape(str(error))}</span>', "", *idle
     finally:
-        await asyncio.to_thread(ctx.drafts.save, user, "notebook", Draft(whole))
+        await keep_draft(ctx, user, "notebook", Draft(whole))
