@@ -87,7 +87,7 @@ def test_a_taken_port_is_said_at_once(
 ) -> None:
     line = refused(capsys, *folders, "--listen-port", str(taken))
     assert f"port {taken}" in line
-    assert f"--listen-port {taken + 1}" in line
+    assert "try another --listen-port" in line
 
 
 @pytest.mark.parametrize(

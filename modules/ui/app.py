@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gradio as gr
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 
 from modules.context import AppContext
-from modules.errors import LanternError
 from modules.ui.components import strip
-from modules.ui.routes import STATIC, bad_request, build_routes, lantern_error
+from modules.ui.routes import STATIC, add_routes
 from modules.ui.tabs import parameters, text_generation
 from modules.ui.theme import lantern_theme
 
@@ -31,9 +29,7 @@ _HEAD = """
 
 def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
     """Serve the page at / of `app`, and its routes below /page."""
-    app.include_router(build_routes(ctx))
-    app.add_exception_handler(LanternError, lantern_error)
-    app.add_exception_handler(RequestValidationError, bad_request)
+    add_routes(app, ctx)
     app.mount("/page/static", StaticFiles(directory=STATIC), name="static")
     mounted: FastAPI = gr.mount_gradio_app(
         app,

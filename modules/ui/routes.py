@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from modules.access import Caller, caller_of
 from modules.chat.store import MAX_MESSAGE_CHARS
@@ -25,7 +26,7 @@ from modules.ui import models
 from modules.ui.components.knobs import from_widgets
 from modules.ui.feed import WINDOW, ChatFeed
 
-__all__ = ["STATIC", "bad_request", "build_routes", "lantern_error"]
+__all__ = ["STATIC", "add_routes", "build_routes"]
 
 STATIC = Path(__file__).parent / "static"
 
@@ -83,14 +84,29 @@ Who = Annotated[Caller, Depends(_caller)]
 Admin = Annotated[Caller, Depends(_admin)]
 
 
-async def lantern_error(request: Request, error: Exception) -> JSONResponse:
+def add_routes(app: FastAPI, ctx: AppContext) -> None:
+    """Everything below /page, and how its errors are answered."""
+    app.include_router(build_routes(ctx))
+    app.add_exception_handler(LanternError, _lantern_error)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _lantern_error(request: Request, error: Exception) -> JSONResponse:
     """Answer a `LanternError` with its message and remedy."""
     assert isinstance(error, LanternError)
     status = {NotFoundError: 404, ForbiddenError: 403}.get(type(error), 400)
     return JSONResponse({"message": error.message, "remedy": error.remedy}, status)
 
 
-async def bad_request(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework refuses: an unknown address, a body that is no text."""
+    assert isinstance(error, HTTPException)
+    body = {"message": f"{error.detail}.", "remedy": "Reload the page."}
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     """Answer a body that does not fit, without repeating it."""
     assert isinstance(error, RequestValidationError)
     place = ".".join(str(part) for part in error.errors()[0]["loc"][1:2])

@@ -18,10 +18,9 @@ from modules.chat.service import ChatService
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
-from modules.errors import LanternError
 from modules.jobs import Job
 from modules.ui.components.knobs import to_widgets
-from modules.ui.routes import build_routes, lantern_error
+from modules.ui.routes import add_routes, build_routes
 from server import build_app
 
 pytestmark = pytest.mark.anyio
@@ -43,8 +42,7 @@ def public(ctx: AppContext) -> AppContext:
 
 def client(ctx: AppContext, caller: str) -> httpx.AsyncClient:
     app = FastAPI()
-    app.include_router(build_routes(ctx))
-    app.add_exception_handler(LanternError, lantern_error)
+    add_routes(app, ctx)
     app.add_middleware(AccessMiddleware, access=ctx.access)
     address = ("127.0.0.1" if caller == "owner" else "203.0.113.5", 5000)
     host = "127.0.0.1:7860" if caller == "owner" else "lantern.example"
@@ -137,7 +135,7 @@ async def test_a_guest_reaches_no_route_of_the_model(
         for method, path in routes(public):
             if kind(path) == "admin":
                 answer = await guest.request(method, filled(path), json=BODY)
-                assert (path, answer.status_code) == (path, 400)
+                assert (path, answer.status_code) == (path, 403)
                 assert "Only the owner" in answer.json()["message"]
     assert (engine.state, public.jobs.jobs()) == (state, [])
 
