@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import signal
 import socket
@@ -12,7 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from modules.errors import LanternError, SettingsError
+from modules.address import bind, guest_url
+from modules.errors import LanternError
 from modules.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING)
         logging.getLogger("modules").setLevel(logging.INFO if settings.verbose else logging.WARNING)
         settings.paths.prepare()
-        listener = _bind(settings)
+        listener = bind(settings)
     except LanternError as error:
         say(str(error))
         return 2
@@ -90,26 +90,6 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
     return app
 
 
-def _bind(settings: Settings) -> socket.socket:
-    """Take the port before anything slow, so that a taken one is said at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.listen_port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"Lantern cannot listen on {settings.host}, port {settings.listen_port}: "
-            f"{(error.strerror or str(error)).lower()}.",
-            "Stop the other program, or try another --listen-port."
-            if error.errno == errno.EADDRINUSE
-            else "Check --listen-host and --listen-port.",
-        ) from error
-    return listener
-
-
 def make_server(app: FastAPI) -> uvicorn.Server:
     """A server for `app` that ends within a second of being asked; `run` it."""
     import uvicorn
@@ -151,8 +131,7 @@ def _announce(settings: Settings, port: int, access: Access) -> None:
     here = f"http://127.0.0.1:{port}"
     say(f"Page:  {here}")
     if access.token:
-        host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-        say(f"From other machines:  http://{host}:{port}/?token={access.token}")
+        say(f"From other machines:  {guest_url(settings, port, access.token)}")
     if settings.auto_launch:
         import webbrowser
 

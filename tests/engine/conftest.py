@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_helpers import Reply, Spy, serve
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,6 +17,7 @@ from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.tokens import end_ids
 from modules.loader.transformers_loader import LoadedModel, load
+from tests.engine.helpers import Reply, Spy, serve
 
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 CORPUS = ["the capital of france is paris and the capital of italy is rome"] * 4

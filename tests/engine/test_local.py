@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from engine_helpers import ENDLESS, ask
 
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import Finished, LoadModel, TokenChunk
@@ -25,6 +24,7 @@ from modules.errors import (
     PromptTooLongError,
     WorkerDiedError,
 )
+from tests.engine.helpers import ENDLESS, ask
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from engine_helpers import ENDLESS, PROMPT, ask
 
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import Finished, LoadModel, TokenChunk
 from modules.errors import EngineError
+from tests.engine.helpers import ENDLESS, PROMPT, ask
 
 pytestmark = pytest.mark.anyio
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 
 import pytest
-from engine_helpers import PROMPT, Reply, Spy, ask, collect, serve
 
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.tokens import encode
 from modules.loader.transformers_loader import LoadedModel
+from tests.engine.helpers import PROMPT, Reply, Spy, ask, collect, serve
 
 Run = Callable[..., dict[str, Reply]]
 Make = Callable[..., Scheduler]

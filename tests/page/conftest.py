@@ -44,9 +44,10 @@ class Served:
         self.loop.call_soon_threadsafe(act)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium. Ended with its module: playwright's event loop, while it runs in
+    this thread, keeps async tests from having theirs."""
     if not CHROMIUM.exists():
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with sync_playwright() as playwright:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -165,3 +166,17 @@ def test_dark_and_light_are_kept(page: Page, served: Served) -> None:
     page.reload()
     expect(page.locator("#strip-model")).to_contain_text("Tiny")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark != light
+
+
+def test_a_closed_tab_ends_what_the_default_mode_was_generating(page: Page, served: Served) -> None:
+    served.engine.reply = lambda request: " ".join(f"word{i}" for i in range(5000))
+    served.engine.delay = 0.02
+    open_mode(page, served, "Default")
+    page.fill("#default-text textarea", "Count:")
+    page.click("#default-generate")
+    expect(page.locator("#default-raw textarea")).to_have_value(re.compile("word5"))
+    page.goto("about:blank")
+    deadline = time.monotonic() + 20
+    while served.engine.running and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert served.engine.running == set()
