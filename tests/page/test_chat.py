@@ -27,10 +27,6 @@ def send(page: Page, text: str) -> None:
     page.press("#composer-text", "Enter")
 
 
-def replies(page: Page) -> object:
-    return page.locator(".message.assistant")
-
-
 def answered(page: Page, text: str) -> None:
     expect(page.locator(".message.assistant.complete").last).to_contain_text(text)
 
@@ -206,6 +202,7 @@ def test_chats_are_listed_renamed_and_deleted_with_undo(page: Page, served: Serv
     send(page, "One")
     answered(page, "Paris")
     page.click("[data-act=new-chat]")
+    expect(page.locator(".message")).to_have_count(0)
     send(page, "Two")
     answered(page, "Paris")
     expect(page.locator(".chat-row")).to_have_count(2)
@@ -224,10 +221,9 @@ def test_a_long_chat_says_before_sending_what_is_left_out(page: Page, served: Se
     served.engine.context_length = 300
     open_page(page, served)
     served.do(lambda: served.loop.create_task(served.ctx.engine.load(_again(served))))
-    for question in ("a " * 60, "b " * 60, "c " * 60):
+    for count, question in enumerate(("a " * 60, "b " * 60, "c " * 60), start=1):
         send(page, question)
-        expect(page.locator(".message.assistant.complete").last).to_be_visible()
-        expect(page.locator("#send")).to_be_visible()
+        expect(page.locator(".message.assistant.complete")).to_have_count(count)
     page.fill("#composer-text", "d " * 60)
     expect(page.locator("#composer-note")).to_contain_text("left out")
 
