@@ -19,7 +19,16 @@ from modules.loader.checkpoint import (
 )
 from modules.loader.starter import STARTER, fetch_starter
 
-__all__ = ["begin", "engine_json", "jobs_json", "load", "load_command", "models_json"]
+__all__ = [
+    "begin",
+    "engine_json",
+    "jobs_json",
+    "load",
+    "load_again",
+    "load_command",
+    "load_starter",
+    "models_json",
+]
 
 
 def load_command(ctx: AppContext, path: Path) -> LoadModel:
@@ -36,9 +45,28 @@ def load(ctx: AppContext, name: str) -> Job:
 
     Raises ModelError at once if it is not there, is not a model, or is not safe.
     """
-    path = find_model(ctx.settings.model_dir, name)
+    return _load_job(ctx, find_model(ctx.settings.model_dir, name))
+
+
+def load_again(ctx: AppContext) -> Job:
+    """Load what was loaded, or was to be, when the worker ended. Raises ModelError."""
+    if not ctx.engine.state.path:
+        raise ModelNotFoundError("No model was loaded.", "Choose one at the top of the page.")
+    return _load_job(ctx, Path(ctx.engine.state.path))
+
+
+def _load_job(ctx: AppContext, path: Path) -> Job:
     check_checkpoint(path)
     return ctx.jobs.submit(f"Loading {path.name}", lambda job: _load(ctx, path, job))
+
+
+def load_starter(ctx: AppContext) -> Job:
+    """Load the starter as a job, fetching it first if it is not there."""
+
+    async def work(job: Job) -> None:
+        await _load(ctx, await fetch(ctx, job), job)
+
+    return ctx.jobs.submit("Fetching the starter", work)
 
 
 def begin(ctx: AppContext) -> None:
@@ -140,16 +168,19 @@ def jobs_json(ctx: AppContext) -> list[dict[str, Any]]:
     ]
 
 
-def models_json(ctx: AppContext) -> list[dict[str, Any]]:
-    """What lies in models/."""
-    return [
+def models_json(ctx: AppContext) -> dict[str, Any]:
+    """What lies in models/, and what the starter would be if it does not."""
+    entries = list_models(ctx.settings.model_dir)
+    listed = [
         {
             "name": entry.name,
             "size": f"{entry.size_bytes / 1e9:.2f} GB",
             "problem": entry.problem,
         }
-        for entry in list_models(ctx.settings.model_dir)
+        for entry in entries
     ]
+    there = STARTER.name in {entry.name for entry in entries}
+    return {"models": listed, "starter": "" if there else STARTER.summary}
 
 
 def _error_json(error: LanternError | None) -> dict[str, str] | None:

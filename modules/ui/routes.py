@@ -260,16 +260,20 @@ def _add_message_routes(router: APIRouter, ctx: AppContext) -> None:
 
 def _add_model_routes(router: APIRouter, ctx: AppContext) -> None:
     @router.get("/models")
-    async def listed(caller: Admin) -> list[dict[str, Any]]:
+    async def listed(caller: Admin) -> dict[str, Any]:
         return await asyncio.to_thread(models.models_json, ctx)
 
     @router.post("/models/load")
     async def load(caller: Admin, body: _Model) -> None:
         models.load(ctx, body.name)
 
-    @router.post("/models/begin")
-    async def begin(caller: Admin) -> None:
-        models.begin(ctx)
+    @router.post("/models/again")
+    async def again(caller: Admin) -> None:
+        models.load_again(ctx)
+
+    @router.post("/models/starter")
+    async def starter(caller: Admin) -> None:
+        models.load_starter(ctx)
 
     @router.post("/models/unload")
     async def unload(caller: Admin) -> None:

@@ -174,7 +174,6 @@ def test_a_dead_worker_is_said_and_the_next_message_works(page: Page, served: Se
     served.engine.reply = lambda request: WORDS
     served.engine.delay = 0.02
     open_page(page, served)
-    (served.ctx.settings.model_dir / "Tiny").mkdir(parents=True)
     send(page, "Count.")
     expect(page.locator(".message.assistant.streaming")).to_contain_text("word5")
     served.do(served.engine.die)

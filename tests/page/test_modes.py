@@ -155,7 +155,9 @@ def test_the_model_is_unloaded_and_listed_in_the_strip(page: Page, served: Serve
     page.click("#strip-model button")
     page.click(".menu >> text=Unload")
     expect(page.locator("#strip-model")).to_contain_text("No model")
-    expect(page.locator("#notice button")).to_have_text("Load a model")
+    expect(page.locator("#notice button")).to_have_text("Choose a model")
+    page.click("#notice button")
+    expect(page.locator(".menu")).to_contain_text("Fetch the starter")
 
 
 def test_dark_and_light_are_kept(page: Page, served: Served) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
-from modules.errors import LanternError, LoadFailedError, ModelError
+from modules.errors import LanternError, LoadFailedError, ModelError, ModelNotFoundError
 from modules.jobs import Job
 from modules.ui import models
 
@@ -172,7 +172,7 @@ async def test_the_strip_shows_running_jobs_and_the_last_failure(ctx: AppContext
 async def test_models_are_listed_with_their_problems(ctx: AppContext) -> None:
     put_model(ctx, "Good")
     (put_model(ctx, "Bad") / "tokenizer.json").unlink()
-    good = {m["name"]: not m["problem"] for m in models.models_json(ctx)}
+    good = {m["name"]: not m["problem"] for m in models.models_json(ctx)["models"]}
     assert good == {"Good": True, "Bad": False}
 
 
@@ -185,3 +185,18 @@ async def test_the_terminal_is_told_how_a_job_ends(ctx: AppContext) -> None:
     telling.cancel()
     assert len(said) == len(set(said))
     assert all("\n" not in line for line in said)
+
+
+async def test_what_was_loaded_when_the_worker_died_is_loaded_again(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    await engine.load(models.load_command(ctx, put_model(ctx, "Tiny")))
+    engine.die()
+    await models.load_again(ctx).wait()
+    assert ctx.engine.state.phase == "ready"
+
+
+async def test_there_is_nothing_to_load_again_at_first(ctx: AppContext) -> None:
+    await ctx.engine.unload()
+    with pytest.raises(ModelNotFoundError, match="Choose one"):
+        models.load_again(ctx)

@@ -274,7 +274,7 @@ async def test_an_unknown_model_is_a_sentence_at_once(ctx: AppContext) -> None:
 
 async def test_the_owner_lists_and_unloads(ctx: AppContext, engine: FakeEngine) -> None:
     async with client(ctx, "owner") as owner:
-        assert (await owner.get("/page/models")).json() == []
+        assert (await owner.get("/page/models")).json()["models"] == []
         await owner.post("/page/models/unload")
     assert engine.state.phase == "empty"
 

@@ -59,8 +59,13 @@ function drawNotice(engine, jobs) {
     if (!notice.hidden) notice.replaceChildren(element("span", {}, "No model is loaded. Its owner can load one."));
     return;
   }
-  const load = element("button", { type: "button", className: "primary" }, error ? "Load again" : "Load a model");
-  load.onclick = () => (engine.model && error ? post("models/load", { name: engine.model }) : post("models/begin"));
+  const again = engine.phase === "crashed" && engine.model;
+  const load = element("button", { type: "button", className: "primary" }, again ? "Load again" : "Choose a model");
+  load.onclick = (event) => {
+    event.stopPropagation();
+    if (again) post("models/again");
+    else toggleMenu(document.querySelector("#strip-model button"));
+  };
   const text = error ? `${error.message} ${error.remedy}` : "No model is loaded.";
   notice.replaceChildren(element("span", {}, text), load);
   notice.classList.toggle("fault", Boolean(error));
@@ -74,9 +79,9 @@ async function toggleMenu(button) {
   menu.style.left = `${at.left}px`;
   menu.style.top = `${at.bottom + 6}px`;
   document.body.append(menu);
-  const models = await get("models");
-  if (!menu || !models) return closeMenu();
-  const rows = models.map((model) => {
+  const found = await get("models");
+  if (!menu || !found) return closeMenu();
+  const rows = found.models.map((model) => {
     const row = element(
       "button",
       { type: "button", role: "menuitem", disabled: Boolean(model.problem), title: model.problem },
@@ -87,6 +92,11 @@ async function toggleMenu(button) {
     return row;
   });
   if (!rows.length) rows.push(element("p", { className: "soft" }, "models/ is empty."));
+  if (found.starter) {
+    const fetch = element("button", { type: "button", role: "menuitem" }, element("span", {}, "Fetch the starter"), element("span", { className: "soft" }, found.starter));
+    fetch.onclick = () => (closeMenu(), post("models/starter"));
+    rows.push(element("hr"), fetch);
+  }
   if (latest.engine?.phase === "ready") {
     const unload = element("button", { type: "button", role: "menuitem" }, "Unload, and free its memory");
     unload.onclick = () => (closeMenu(), post("models/unload"));
