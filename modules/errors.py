@@ -8,11 +8,14 @@ LanternError
 ├── InvalidInputError        a value from outside is out of its bounds
 │   └── InvalidNameError     a name that may not become a file name
 ├── DownloadError            a download or its conversion did not finish
+│   ├── DownloadStoppedError     it was paused or cancelled
+│   └── DownloadIncompleteError  some of its files did not come
 ├── ModelError               a checkpoint cannot be used
 │   ├── ModelNotFoundError   no such folder in models/
 │   ├── NotAModelError       the folder lacks what a model needs
 │   ├── UnsafeModelError     loading it would run code from it
 │   └── LoadFailedError      the engine could not load it
+├── AdapterError             a LoRA cannot be used
 ├── TemplateError            a chat template does not render
 └── EngineError              a request to the engine failed
     ├── NoModelError         nothing is loaded
@@ -26,7 +29,10 @@ one sentence; `str(error)` joins the two.
 from __future__ import annotations
 
 __all__ = [
+    "AdapterError",
     "DownloadError",
+    "DownloadIncompleteError",
+    "DownloadStoppedError",
     "EngineError",
     "ForbiddenError",
     "InvalidInputError",
@@ -91,6 +97,22 @@ class DownloadError(LanternError):
     """A download, or the conversion that follows it, did not finish."""
 
 
+class DownloadStoppedError(DownloadError):
+    """A download was paused (what has come is kept) or cancelled (it is deleted)."""
+
+    def __init__(self, message: str, remedy: str = "", *, paused: bool) -> None:
+        super().__init__(message, remedy)
+        self.paused = paused
+
+
+class DownloadIncompleteError(DownloadError):
+    """Some files did not come: `missing` has the path and the reason for each."""
+
+    def __init__(self, message: str, remedy: str, missing: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(message, remedy)
+        self.missing = missing
+
+
 class ModelError(LanternError):
     """A checkpoint cannot be used."""
 
@@ -109,6 +131,10 @@ class UnsafeModelError(ModelError):
 
 class LoadFailedError(ModelError):
     """The engine could not load the checkpoint."""
+
+
+class AdapterError(LanternError):
+    """A LoRA cannot be used: damaged, made for another model, or not applied."""
 
 
 class TemplateError(LanternError):

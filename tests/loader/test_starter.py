@@ -17,7 +17,9 @@ import pytest
 
 from modules.errors import DownloadError
 from modules.loader import starter as module
-from modules.loader.checkpoint import check_checkpoint, list_models
+from modules.loader.catalog import list_models
+from modules.loader.checkpoint import check_checkpoint
+from modules.loader.publish import only_one
 from modules.loader.starter import STARTER, Starter, fetch_starter
 
 CONVERTER = """
@@ -240,7 +242,7 @@ def test_cancelling_ends_the_child(stage: Stage, tmp_path: Path, which: str) -> 
 def test_waiting_for_another_fetch_can_be_cancelled(stage: Stage) -> None:
     stage.models.mkdir()
     with (
-        module._only_one(stage.models / "Tiny", lambda *_: None, lambda: False),
+        only_one(stage.models / "Tiny", lambda: None),
         pytest.raises(DownloadError, match="cancelled"),
     ):
         fetch_starter(stage.models, lambda *_: None, lambda: True, stage.starter)
