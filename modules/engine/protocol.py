@@ -6,12 +6,17 @@ of plain values, so that they pickle small and mean the same on both sides.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from modules.engine.params import SamplingParams
+from modules.loader.options import LoadOptions
 
 __all__ = [
+    "AdapterInfo",
+    "AdapterLoaded",
+    "AdapterUnloaded",
     "Cancel",
     "Command",
     "CountTokens",
@@ -20,6 +25,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "GenerateRequest",
+    "LoadAdapter",
     "LoadFailed",
     "LoadModel",
     "LoadProgress",
@@ -28,6 +34,7 @@ __all__ = [
     "TokenChunk",
     "TokenCounts",
     "TokenLogprob",
+    "UnloadAdapter",
     "Usage",
 ]
 
@@ -42,13 +49,31 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class LoadModel:
     """Load the checkpoint in the folder `path`; the first command that a worker gets.
 
-    `device` is "auto" (a CUDA card where there is one) or "cpu"; `dtype` is "auto"
-    (float32 on the processor, the checkpoint's own on a card) or "bfloat16".
+    `placement` maps modules to devices, as `Plan.placement` does; `offload_dir` is the folder
+    for those that it puts on the disk.
     """
 
     path: str
-    device: Literal["auto", "cpu"] = "auto"
-    dtype: Literal["auto", "bfloat16"] = "auto"
+    options: LoadOptions = field(default_factory=LoadOptions)
+    placement: Mapping[str, str] = field(default_factory=dict)
+    offload_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Read the LoRA in the folder `path`, to be used as `name`. Answered by `AdapterLoaded`."""
+
+    id: str
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Forget a LoRA. Answered by `AdapterUnloaded`."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +82,8 @@ class GenerateRequest:
 
     `special_tokens` adds the tokenizer's own (a BOS, mostly): true for plain text,
     false for what a chat template rendered. `logprobs` asks for the log-probability
-    of each token and of this many alternatives; None asks for none.
+    of each token and of this many alternatives; None asks for none. `adapters` are names
+    and weights of loaded LoRAs; None takes those that are applied to every request.
     """
 
     id: str
@@ -65,6 +91,7 @@ class GenerateRequest:
     params: SamplingParams
     special_tokens: bool = True
     logprobs: int | None = None
+    adapters: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +110,7 @@ class CountTokens:
     special_tokens: bool = False
 
 
-Command = LoadModel | GenerateRequest | Cancel | CountTokens
+Command = LoadModel | LoadAdapter | UnloadAdapter | GenerateRequest | Cancel | CountTokens
 
 
 # -- events -----------------------------------------------------------------------------
@@ -128,6 +155,40 @@ class LoadFailed:
 
     message: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A LoRA as it lies over the model.
+
+    `change` is the relative change that it makes to the logits of a fixed prompt at weight
+    1 (root mean square); `note` is a sentence about it where something is odd.
+    """
+
+    name: str
+    path: str
+    kind: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    parameters: int
+    change: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoaded:
+    """The answer to `LoadAdapter`; a `Failed` with its id is the other."""
+
+    id: str
+    info: AdapterInfo
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUnloaded:
+    """The answer to `UnloadAdapter`."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +248,7 @@ class Failed:
     """
 
     id: str
-    kind: Literal["EngineError", "PromptTooLongError"]
+    kind: Literal["EngineError", "PromptTooLongError", "AdapterError"]
     message: str
     remedy: str
 
@@ -200,4 +261,14 @@ class TokenCounts:
     counts: tuple[int, ...]
 
 
-Event = LoadProgress | Loaded | LoadFailed | TokenChunk | Finished | Failed | TokenCounts
+Event = (
+    LoadProgress
+    | Loaded
+    | LoadFailed
+    | AdapterLoaded
+    | AdapterUnloaded
+    | TokenChunk
+    | Finished
+    | Failed
+    | TokenCounts
+)

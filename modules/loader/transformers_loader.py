@@ -7,106 +7,167 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # Read by huggingface_hub while it is imported: nothing is fetched while a model loads.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from modules.errors import LoadFailedError
+from modules.loader.inspect import Inspection, inspect_checkpoint
+from modules.loader.load_progress import LoadStages, Progress
+from modules.loader.options import LoadOptions
+from modules.loader.quantization.format import LOAD_4BIT, LOAD_8BIT
+from modules.loader.quantization.quantizer import ConversionAborted, LanternConfig
 
 __all__ = ["LoadedModel", "Progress", "load"]
 
-Progress = Callable[[str, float], None]
-"""Called with a stage and the fraction of the whole that is done."""
-
 _TOKENIZER_AT = 0.10
-_WEIGHTS_AT = 0.25
 _AGAIN = "Download the model again."
+_INDEX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in eval mode on its device, with the tokenizer that belongs to it."""
+    """A model in eval mode on its devices, with the tokenizer that belongs to it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    inspection: Inspection
 
 
 def load(
     folder: Path,
     progress: Progress,
-    device: Literal["auto", "cpu"] = "auto",
-    dtype: Literal["auto", "bfloat16"] = "auto",
+    options: LoadOptions,
+    placement: Mapping[str, str] | None = None,
+    offload_dir: str = "",
 ) -> LoadedModel:
-    """Load a checkpoint from safetensors, without the network and without code of its own.
+    """Load a checkpoint without the network and without code of its own.
 
-    `device` and `dtype` mean what they mean in `LoadModel`. Raises LoadFailedError for
-    whatever goes wrong, saying what it was and what would help.
+    `placement` maps modules to devices, as the plan does; without one, everything goes to
+    the first card, or to the processor. `offload_dir` is for what goes to the disk. Raises
+    LoadFailedError for whatever goes wrong, saying what it was and what would help.
     """
     transformers_logging.set_verbosity(logging.ERROR)
-    place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
-    progress("Reading the tokenizer", _TOKENIZER_AT)
-    with _reported(f"The tokenizer of {folder.name} cannot be read", _AGAIN):
-        tokenizer = _tokenizer(folder)
-    progress("Reading the weights", _WEIGHTS_AT)
-    _check_files(folder)
-    with _reported(f"{folder.name} cannot be loaded", _AGAIN), _tensors_reported(progress):
-        model = _model(folder, place, dtype)
-    progress("Ready", 1.0)
-    return LoadedModel(model, tokenizer)
+    stages = LoadStages(progress)
+    inspection = inspect_checkpoint(folder, options)
+    if inspection.problem:
+        raise LoadFailedError(inspection.problem, inspection.remedy)
+    stages.enter("Reading the tokenizer", _TOKENIZER_AT)
+    with _reported(f"The tokenizer of {folder.name} cannot be read", stages):
+        tokenizer = _tokenizer(inspection)
+    with _reported(f"{folder.name} cannot be loaded", stages):
+        arguments = _arguments(inspection, options)
+        arguments["device_map"] = dict(placement or {"": _device(options)})
+        if offload_dir:
+            arguments["offload_folder"] = offload_dir
+        with stages.reading(inspection.tensors):
+            model = _model(folder, arguments)
+    stages.enter("Ready", 1.0)
+    return LoadedModel(model, tokenizer, inspection)
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    names = ("tokenizer*", "vocab*", "*.model", "merges.txt", "tekken.json")
-    if not any(path.name != "tokenizer_config.json" for n in names for path in folder.glob(n)):
-        raise LoadFailedError(
-            f"{folder.name} has no tokenizer.",
-            "Put tokenizer.json beside the weights, or download the model again.",
-        )
+def _device(options: LoadOptions) -> str:
+    return "cuda:0" if options.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def _tokenizer(inspection: Inspection) -> PreTrainedTokenizerBase:
+    gguf = {"gguf_file": _gguf(inspection)} if _gguf(inspection) else {}
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
+        inspection.path, local_files_only=True, trust_remote_code=False, **gguf
     )
     return tokenizer
 
 
-def _check_files(folder: Path) -> None:
-    """Name the damaged file, which the library's own message does not. Reads headers only."""
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise LoadFailedError(
-                f"{path.name} is damaged or incomplete ({_sentence(error)}).", _AGAIN
-            ) from error
-
-
-def _model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
-    # The processor has no fast float16; float32 is what it computes best and most exactly.
-    wanted = "bfloat16" if dtype == "bfloat16" else "auto" if device == "cuda" else "float32"
-    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
-    model, report = from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=wanted,
-        output_loading_info=True,
+def _arguments(inspection: Inspection, options: LoadOptions) -> dict[str, Any]:
+    """What `from_pretrained` is to be told, but for the devices."""
+    dtype = _dtype(inspection, options)
+    if gguf := _gguf(inspection):
+        return {
+            "gguf_file": gguf,
+            "quantization_config": GgufConfig(dequantize=True),
+            "dtype": dtype,
+        }
+    config = AutoConfig.from_pretrained(
+        inspection.path, local_files_only=True, trust_remote_code=False
     )
+    # What the checkpoint says of its quantization is for us; transformers would look for the
+    # packages that made it.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.transformers_weights = _weights_name(inspection)
+    arguments = {"config": config, "dtype": dtype, "use_safetensors": True}
+    if (quantization := _quantization(inspection, options)) is not None:
+        arguments["quantization_config"] = quantization
+    return arguments
+
+
+def _quantization(inspection: Inspection, options: LoadOptions) -> LanternConfig | None:
+    exact = options.dtype == "float32"
+    if inspection.quantization is not None:
+        names = inspection.tensors
+        layers = frozenset(n.removesuffix(".qweight") for n in names if n.endswith(".qweight"))
+        biases = frozenset(layer for layer in layers if f"{layer}.bias" in names)
+        return LanternConfig(inspection.quantization, layers, biases, exact=exact)
+    wanted = {"8bit": LOAD_8BIT, "4bit": LOAD_4BIT}.get(options.quantize)
+    return None if wanted is None else LanternConfig(wanted, exact=exact)
+
+
+def _dtype(inspection: Inspection, options: LoadOptions) -> torch.dtype:
+    name: str = options.dtype
+    if name == "auto" and _device(options) == "cpu":
+        # The processor has no fast float16; float32 is what it computes best and most exactly.
+        name = "float32"
+    elif name == "auto":
+        half = inspection.dtype in ("float16", "bfloat16")
+        name = inspection.dtype if half else "float16"
+        if name == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            name = "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _weights_name(inspection: Inspection) -> str:
+    """The weight file, or the index of several, whatever it is called."""
+    if len(inspection.weights) == 1:
+        return inspection.weights[0].name
+    indexes = sorted(name for name in inspection.files if name.endswith(_INDEX))
+    usual = f"model{_INDEX}"
+    return usual if usual in indexes else indexes[0]
+
+
+def _gguf(inspection: Inspection) -> str:
+    first = inspection.weights[0].name
+    return first if first.endswith(".gguf") else ""
+
+
+def _model(folder: Path, arguments: dict[str, Any]) -> PreTrainedModel:
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, report = from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **arguments,
+        )
+    except ConversionAborted as aborted:
+        raise aborted.reason from aborted
     missing = sorted(report["missing_keys"])
     if missing:
         # Left alone, transformers fills them with random numbers.
@@ -114,38 +175,49 @@ def _model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
             f"The weights of {folder.name} lack {len(missing)} tensors, {missing[0]} among them.",
             "Download the model again, or check that config.json belongs to it.",
         )
-    if device == "cuda" and model.dtype == torch.float32:
-        model = model.to(torch.float16)
-    model = model.to(device)
+    homeless = sorted(key for key in report["unexpected_keys"] if key.endswith(".qweight"))
+    if homeless:
+        raise LoadFailedError(
+            f"{folder.name} has no layer for {homeless[0]} and {len(homeless) - 1} more.",
+            "Check that config.json belongs to the weights.",
+        )
     model.requires_grad_(False)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the conversion of the last layers left over
     loaded: PreTrainedModel = model.eval()
     return loaded
 
 
 @contextmanager
-def _reported(what: str, remedy: str) -> Iterator[None]:
+def _reported(what: str, stages: LoadStages) -> Iterator[None]:
     """Turn what the libraries raise into a LoadFailedError with one sentence."""
     try:
         yield
     except LoadFailedError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise LoadFailedError(
-            f"{what}: memory ran out.",
-            "Choose a smaller model, or end other programs that use the memory.",
-        ) from error
+        raise _out_of_memory(what, stages) from error
     except Exception as error:
         # Not narrower: tokenizers raises bare Exception.
         text = str(error)
+        if "memory" in text and "allocate" in text:
+            raise _out_of_memory(what, stages) from error
         if "ignore_mismatched_sizes" in text:
             raise LoadFailedError(
-                f"{what}: config.json does not fit the weights.", remedy
+                f"{what}: config.json does not fit the weights.", _AGAIN
             ) from error
+        remedy = _AGAIN
         if "does not recognize this architecture" in text:
             remedy = "Update transformers, or choose a model of another architecture."
-        elif "memory" in text and "allocate" in text:
-            remedy = "Choose a smaller model, or end other programs that use the memory."
         raise LoadFailedError(f"{what}: {_sentence(error)}.", remedy) from error
+
+
+def _out_of_memory(what: str, stages: LoadStages) -> LoadFailedError:
+    stage = stages.stage[:1].lower() + stages.stage[1:]
+    return LoadFailedError(
+        f"{what}: memory ran out while {stage}.",
+        "Choose a smaller model, 4-bit, or a smaller context; or end what else uses the memory.",
+    )
 
 
 def _sentence(error: Exception) -> str:
@@ -153,28 +225,3 @@ def _sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = next((line for line in lines if not line.endswith(":")), type(error).__name__)
     return text[:200].rstrip(". ")
-
-
-@contextmanager
-def _tensors_reported(progress: Progress) -> Iterator[None]:
-    """Report each tensor as transformers takes it from the file."""
-
-    def counted(_: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        items = list(args[0] if args else options.get("iterable", ()))
-        return _counting(items, progress)
-
-    previous = transformers_logging.set_tqdm_hook(counted)
-    try:
-        yield
-    finally:
-        transformers_logging.set_tqdm_hook(previous)
-
-
-def _counting(items: list[Any], progress: Progress) -> Iterator[Any]:
-    # A hundred reports are as good as ten thousand, and cost less.
-    step = max(1, len(items) // 100)
-    for done, item in enumerate(items):
-        if done % step == 0:
-            fraction = _WEIGHTS_AT + (1 - _WEIGHTS_AT) * done / len(items)
-            progress("Reading the weights", fraction)
-        yield item

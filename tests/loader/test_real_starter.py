@@ -54,8 +54,8 @@ def test_it_is_a_complete_and_safe_checkpoint(starter: Path) -> None:
     checkpoint = check_checkpoint(starter)
     assert checkpoint.architecture == "LlamaForCausalLM"
     assert checkpoint.context_length == 8192
-    assert checkpoint.has_chat_template
-    assert checkpoint.quantization == ""
+    assert checkpoint.template_source == "chat_template.jinja"
+    assert checkpoint.quantization is None
 
 
 def test_the_tied_embedding_is_stored_once(starter: Path) -> None:

@@ -1,0 +1,1 @@
+"""Quantized linear layers: their formats on disk, their one form in memory, their quantizers."""
