@@ -46,14 +46,14 @@ def processor_used(pid: int | None) -> int:
     return 0
 
 
-async def fill(engine: LocalEngine, context: int) -> float:
-    """Let one request use the whole context; the tokens a second of its decode."""
+async def ask(engine: LocalEngine, tokens: int) -> float:
+    """Let one request use so many tokens of context; the tokens a second of its decode."""
     params = SamplingParams(max_new_tokens=64, temperature=0, ban_eos_token=True)
     # The tokenizer of random_checkpoint.py makes a token of every byte; a real one makes fewer.
-    text = "The quick brown fox jumps over the lazy dog. " * (context // 8)
+    text = "The quick brown fox jumps over the lazy dog. " * (tokens // 8)
     count = (await engine.count_tokens([text]))[0]
-    text = text[: int(len(text) * (context - 80) / max(count, context - 80))]
-    async for event in engine.generate(GenerateRequest("fill", text, params)):
+    text = text[: int(len(text) * (tokens - 80) / max(count, tokens - 80))]
+    async for event in engine.generate(GenerateRequest(f"ask-{tokens}", text, params)):
         if isinstance(event, Finished):
             return event.usage.tokens_per_s
     return 0.0
@@ -74,8 +74,9 @@ async def measure(folder: Path, quantize: str, context: int) -> str:
         await engine.load(command)
         seconds.append(time.monotonic() - started)
         following.cancel()
-    speed = await fill(engine, context)
+    await ask(engine, context)
     used = card_used() - before if card else processor_used(engine.pid)
+    speed = await ask(engine, 512)
     await engine.close()
     left = card_used() - before if card else processor_used(engine.pid)
     planned = next(d.used for d in plan.devices if card == d.device.startswith("cuda"))

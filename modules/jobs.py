@@ -23,16 +23,27 @@ _KEPT = 20
 
 @dataclass(slots=True)
 class Job:
-    """One piece of long work. `report` and `cancelled` may be called from any thread."""
+    """One piece of long work. `report` and `cancelled` may be called from any thread.
+
+    `kind` is a word ("load", "download"), `subject` what it works on; `details` is a line of
+    figures. `paused` asks the work to rest, where it can; it looks at it by itself. `outcome`
+    is a sentence about what came of it, and `notes` are what a user should know of that.
+    """
 
     id: int
     title: str
     manager: JobManager
+    kind: str = ""
+    subject: str = ""
     state: Literal["queued", "running", "done", "failed", "cancelled"] = "queued"
     stage: str = ""
     fraction: float = 0.0
+    details: str = ""
     error: LanternError | None = None
+    outcome: str = ""
+    notes: tuple[str, ...] = ()
     cancel_asked: bool = False
+    paused: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
@@ -40,9 +51,10 @@ class Job:
         """Whether it still runs, or waits to."""
         return self.state in ("queued", "running")
 
-    def report(self, stage: str, fraction: float) -> None:
+    def report(self, stage: str, fraction: float, details: str = "") -> None:
         """Say how far the work is: `fraction` from 0 to 1."""
         self.stage, self.fraction = stage, min(1.0, max(0.0, fraction))
+        self.details = details
         self.manager.notify_from_any_thread()
 
     def cancelled(self) -> bool:
@@ -60,14 +72,22 @@ class JobManager:
 
     def __init__(self) -> None:
         self.changed = Signal()
+        self.closing = False
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def submit(self, title: str, work: Callable[[Job], Awaitable[object]]) -> Job:
+    def submit(
+        self,
+        title: str,
+        work: Callable[[Job], Awaitable[object]],
+        *,
+        kind: str = "",
+        subject: str = "",
+    ) -> Job:
         """Start `work`; it gets its `Job`, to report to and to look at for a cancel."""
         self._loop = asyncio.get_running_loop()
-        job = Job(next(self._ids), title, self)
+        job = Job(next(self._ids), title, self, kind, subject)
         self._jobs[job.id] = job
         for old in [j.id for j in self._jobs.values() if not j.active][:-_KEPT]:
             del self._jobs[old]
@@ -89,13 +109,28 @@ class JobManager:
                 self.changed.notify()
             job.task.cancel()
 
+    def pause(self, job_id: int, paused: bool) -> None:
+        """Ask a job to rest, or to go on. An unknown or ended one is left alone."""
+        job = self._jobs.get(job_id)
+        if job is not None and job.active:
+            job.paused = paused
+            self.changed.notify()
+
+    def forget(self, job_id: int) -> None:
+        """Remember an ended job no longer."""
+        job = self._jobs.get(job_id)
+        if job is not None and not job.active:
+            del self._jobs[job_id]
+            self.changed.notify()
+
     def notify_from_any_thread(self) -> None:
         """Wake the followers."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.changed.notify)
 
     async def close(self) -> None:
-        """Cancel what runs, and wait for it."""
+        """Cancel what runs, and wait for it. `closing` tells the work why."""
+        self.closing = True
         tasks = [j.task for j in self._jobs.values() if j.active and j.task is not None]
         for job in list(self._jobs.values()):
             self.cancel(job.id)

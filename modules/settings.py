@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 from modules.errors import SettingsError
 from modules.paths import Paths
 
-__all__ = ["ROOT", "Settings", "load_settings"]
+__all__ = ["ROOT", "Settings", "load_settings", "nearest", "read_yaml"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that Lantern is installed in."""
@@ -29,11 +30,18 @@ ROOT = Path(__file__).resolve().parent.parent
 _MAX_YAML_BYTES = 64 * 1024
 _ENVIRONMENT_PREFIX = "LANTERN_"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+_MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B)?", re.IGNORECASE)
+_MAX_MEMORY = 2**50
+_MAX_VALUES = 64
+"""Values that one flag may have."""
+
+Bytes = int
+"""An amount of memory, which a user writes as 20 (GiB), 20GiB, 20GB or 3500MiB."""
 
 
-def _option(default: Any, help: str, *, metavar: str | None = None, secret: bool = False) -> Any:  # noqa: A002
-    about = {"help": help, "metavar": metavar, "secret": secret}
-    return dataclasses.field(default=default, metadata=about)
+def _option(default: Any, help: str, *, metavar: str | None = None, **about: Any) -> Any:  # noqa: A002
+    """A field; `bounds` (least, most) or `choices` say which values it may have."""
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, **about})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +54,64 @@ class Settings:
         ROOT / "user_data", "Folder for chats and everything else that is kept.", metavar="DIR"
     )
     no_starter: bool = _option(False, "Do not fetch the starter model when models/ is empty.")
-    cpu: bool = _option(False, "Run the model on the processor even if there is a card.")
+    lora: tuple[str, ...] = _option(
+        (), "LoRAs to apply at start: folders in loras/.", metavar="NAME"
+    )
+    lora_dir: Path = _option(ROOT / "loras", "Folder that holds the LoRAs.", metavar="DIR")
+    load_in_8bit: bool = _option(False, "Quantize 16-bit weights to 8 bits while loading.")
+    load_in_4bit: bool = _option(False, "Quantize 16-bit weights to 4 bits while loading.")
     bf16: bool = _option(False, "Compute in bfloat16.")
+    ctx_size: int = _option(
+        0,
+        "Context to plan memory for, in tokens; 0: the model's own, or what fits.",
+        metavar="TOKENS",
+        bounds=(0, 2**24),
+    )
+    wbits: int = _option(
+        0,
+        "Bits of an old GPTQ checkpoint that does not say them itself.",
+        metavar="BITS",
+        choices=(0, 2, 3, 4, 8),
+    )
+    groupsize: int = _option(
+        -1,
+        "Group size of such a checkpoint; -1: one group a row.",
+        metavar="SIZE",
+        choices=(-1, 16, 32, 64, 128, 256, 512, 1024),
+    )
+    loader: str = _option(
+        "auto",
+        "gptqmodel reads quantized checkpoints through GPTQModel, where it is installed.",
+        metavar="NAME",
+        choices=("auto", "gptqmodel"),
+    )
+    cpu: bool = _option(False, "Run the model on the processor even if there is a card.")
+    auto_devices: bool = _option(
+        False, "Fill the cards, and put the layers that do not fit into the processor's memory."
+    )
+    gpu_memory: tuple[Bytes, ...] = _option(
+        (),
+        "The most to use of each card, one a card (20 is 20GiB; 3500MiB); the rest goes elsewhere.",
+        metavar="SIZE",
+        bounds=(1, _MAX_MEMORY),
+    )
+    cpu_memory: Bytes = _option(
+        0,
+        "The most of the processor's memory for layers that do not fit on the cards; 0: all.",
+        metavar="SIZE",
+        bounds=(0, _MAX_MEMORY),
+    )
+    disk: bool = _option(False, "Put the layers that fit nowhere else on the disk.")
+    disk_cache_dir: str = _option(
+        "", "Folder for layers on the disk. Default: offload in --user-data-dir.", metavar="DIR"
+    )
     listen: bool = _option(
         False, "Serve other machines too, behind a token that is printed at start."
     )
     listen_host: str = _option("", "Address to listen on; anything but loopback needs the token.")
-    listen_port: int = _option(7860, "Port of the page and of the API.", metavar="PORT")
+    listen_port: int = _option(
+        7860, "Port of the page and of the API.", metavar="PORT", bounds=(0, 65535)
+    )
     auto_launch: bool = _option(False, "Open the page in the browser when it is up.")
     api_key: str = _option("", "Key that the HTTP API asks for.", metavar="KEY", secret=True)
     verbose: bool = _option(False, "Log each request with its whole prompt.")
@@ -72,11 +131,39 @@ class Settings:
             user_data=self.user_data_dir,
         )
 
+    @property
+    def offload_dir(self) -> Path:
+        """The folder for layers that lie on the disk; emptied before each load."""
+        if self.disk_cache_dir:  # where the user may have other files
+            return Path(self.disk_cache_dir) / "lantern-offload"
+        return self.user_data_dir / "offload"
+
+    @property
+    def models_yaml(self) -> Path:
+        """The file with the saved options of each model."""
+        return self.user_data_dir / "models.yaml"
+
     def __post_init__(self) -> None:
-        if not 0 <= self.listen_port <= 65535:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for one in value if isinstance(value, tuple) else [value]:
+                _check(field, one)
+        if self.load_in_8bit and self.load_in_4bit:
             raise SettingsError(
-                f"--listen-port cannot be {self.listen_port}.", "Use a port from 1 to 65535."
+                "--load-in-8bit and --load-in-4bit contradict each other.", "Give one of them."
             )
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise SettingsError where `value` is out of the bounds of `field`."""
+    choices, bounds = field.metadata.get("choices"), field.metadata.get("bounds")
+    if choices and value not in choices:
+        remedy = f"Use one of {', '.join(str(choice) for choice in choices)}."
+    elif bounds and not bounds[0] <= value <= bounds[1]:
+        remedy = f"Use a number from {bounds[0]} to {bounds[1]}."
+    else:
+        return
+    raise SettingsError(f"{_flag(field)} cannot be {_shown(value)}.", remedy)
 
 
 def load_settings(
@@ -96,7 +183,9 @@ def load_settings(
         raise SettingsError(f"There is no file {path}.", "Check the path after --settings.")
     values = _from_yaml(path) if path.is_file() else {}
     values |= _from_environment(environment)
-    values |= {key: value for key, value in flags.items() if value is not None}
+    for name, value in flags.items():
+        if value is not None:
+            values[name] = tuple(value) if isinstance(value, list) else value
     return Settings(**values)
 
 
@@ -109,14 +198,25 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """As argparse does it, but an unknown flag names its nearest neighbour."""
+    argv = [_dashed(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         raise SettingsError(
             f"There is no flag {_shown(unknown[0])}.",
-            _nearest(unknown[0].partition("=")[0], known) or "See `server.py --help`.",
+            nearest(unknown[0].partition("=")[0], known) or "See `server.py --help`.",
         )
     return flags
+
+
+def _dashed(argument: str) -> str:
+    """--load_in_8bit as --load-in-8bit: text-generation-webui spells some flags either way."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _flag(field: dataclasses.Field[Any]) -> str:
+    return "--" + field.name.replace("_", "-")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,13 +236,15 @@ def _parser() -> argparse.ArgumentParser:
             about |= {"action": "store_const", "const": True}
         else:
             about["metavar"] = field.metadata["metavar"]
-            about["type"] = {"int": int, "Path": Path}.get(str(field.type), str)
-            if field.default not in ("", None):
+            several = _element(field) != field.type
+            about |= {"nargs": "+"} if several else {}
+            about["type"] = {"int": int, "Path": Path, "Bytes": _memory}.get(_element(field), str)
+            if field.default not in ("", (), 0, "auto", -1):
                 shown = field.default
                 if isinstance(shown, Path):
                     shown = shown.relative_to(ROOT)
                 about["help"] += f" Default: {shown}."
-        parser.add_argument("--" + field.name.replace("_", "-"), **about)
+        parser.add_argument(_flag(field), **about)
     return parser
 
 
@@ -155,7 +257,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _from_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The names and values in a file of at most 64 KB. Raises SettingsError for a damaged one."""
     # Imported here, because most launches have no settings.yaml to read.
     import yaml
 
@@ -178,26 +281,46 @@ def _from_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise SettingsError(f"{path.name} is not a list of settings.", "Write `name: value` lines.")
+    return data
+
+
+def _from_yaml(path: Path) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(Settings)}
     values = {}
-    for key, value in data.items():
+    for key, value in read_yaml(path).items():
         name = str(key).replace("-", "_")
         if name not in fields:
             raise SettingsError(
                 f"{path.name} has an unknown key {_shown(key)}.",
-                _nearest(name, fields) or "See `server.py --help`.",
+                nearest(name, fields) or "See `server.py --help`.",
             )
         values[name] = _converted(fields[name], value, f"{key} in {path.name}")
     return values
 
 
+def _element(field: dataclasses.Field[Any]) -> str:
+    """The type of a field as it is written, or of one of its values if it has several."""
+    return str(field.type).removeprefix("tuple[").removesuffix(", ...]")
+
+
 def _converted(field: dataclasses.Field[Any], value: object, source: str) -> Any:
     """`value` in the type of `field`; text is read as the environment spells it."""
+    kind = _element(field)
+    if kind == field.type:
+        return _one(kind, value, source)
+    values = value.split(",") if isinstance(value, str) else value
+    values = values if isinstance(values, list) else [values]
+    if len(values) > _MAX_VALUES:
+        raise SettingsError(f"{source} has too many values.", f"Give at most {_MAX_VALUES}.")
+    return tuple(_one(kind, one, source) for one in values)
+
+
+def _one(kind: str, value: object, source: str) -> Any:
     if not isinstance(value, str | int | float):
         # Said without the value: written out, a list full of YAML aliases fills the memory.
         raise SettingsError(f"{source} has no plain value.", "Write one `name: value` a line.")
     text = str(value).strip()
-    match field.type:
+    match kind:
         case "bool":
             if text.lower() in _TRUE | _FALSE:
                 return text.lower() in _TRUE
@@ -206,6 +329,11 @@ def _converted(field: dataclasses.Field[Any], value: object, source: str) -> Any
             if re.fullmatch("-?[0-9]{1,18}", text):
                 return int(text)
             raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use a whole number.")
+        case "Bytes":
+            try:
+                return _memory(text)
+            except argparse.ArgumentTypeError as error:
+                raise SettingsError(f"{source}: {error}", "Write 20, 20GiB or 3500MiB.") from error
         case "Path" if "\0" in text or not text:
             raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use the path of a folder.")
         case "Path":
@@ -213,11 +341,25 @@ def _converted(field: dataclasses.Field[Any], value: object, source: str) -> Any
     return text
 
 
+def _memory(text: str) -> Bytes:
+    """Bytes of "20" (GiB, as in text-generation-webui), "20GiB", "20GB" or "3500MiB"."""
+    found = _MEMORY.fullmatch(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is no amount of memory")
+    number, prefix, binary = found.groups()
+    base = 1024 if binary or not prefix else 1000
+    size = int(float(number) * base ** ("KMGT".index((prefix or "G").upper()) + 1))
+    if size > _MAX_MEMORY:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is more than any machine has")
+    return size
+
+
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """Ask whether one of `known` was meant, or say nothing where none is near."""
     near = difflib.get_close_matches(name[:60], list(known), n=1)
     return f"Did you mean {near[0]}?" if near else ""

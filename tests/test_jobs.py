@@ -148,3 +148,26 @@ async def test_one_job_failing_leaves_the_others_alone() -> None:
     await manager.submit("Bad", work).wait()
     assert survivor.state == "running"
     await manager.close()
+
+
+async def test_a_job_is_asked_to_rest_and_to_go_on() -> None:
+    manager = JobManager()
+    job = manager.submit("Work", forever, kind="download", subject="owner/name")
+    assert (job.kind, job.subject, job.paused) == ("download", "owner/name", False)
+    manager.pause(job.id, True)
+    assert job.paused
+    manager.pause(job.id, False)
+    assert not job.paused
+    await manager.close()
+
+
+async def test_only_an_ended_job_is_forgotten() -> None:
+    manager = JobManager()
+    running, ended = manager.submit("Work", forever), manager.submit("Work", nothing)
+    await ended.wait()
+    for job in (running, ended):
+        manager.forget(job.id)
+    manager.forget(99)
+    manager.pause(ended.id, True)
+    assert (manager.jobs(), ended.paused) == ([running], False)
+    await manager.close()

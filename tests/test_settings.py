@@ -55,7 +55,12 @@ def test_a_switch_of_the_environment_can_be_turned_off_against_yaml(tmp_path: Pa
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_is_a_flag_a_variable_and_a_key(field: Any, tmp_path: Path) -> None:
-    plain = {"bool": "true", "int": "8001", "Path": "some/folder", "str": "word"}[field.type]
+    by_type = {
+        "bool": "true", "int": "8001", "Path": "some/folder", "str": "word",
+        "Bytes": "20GiB", "tuple[Bytes, ...]": "20", "tuple[str, ...]": "word",
+    }  # fmt: skip
+    choices = field.metadata.get("choices")
+    plain = str(choices[-1]) if choices else by_type[field.type]
     flag = ["--" + field.name.replace("_", "-")] + ([] if field.type == "bool" else [plain])
     by_flag = load_settings(flag, {})
     assert by_flag != Settings()
@@ -85,6 +90,36 @@ def test_an_empty_file_changes_nothing(text: str, tmp_path: Path) -> None:
     assert from_yaml(tmp_path, text) == Settings()
 
 
+def test_underscores_in_flags_are_dashes() -> None:
+    assert load_settings(["--load_in_8bit", "--lora=a_b"], {}).load_in_8bit
+    assert load_settings(["--lora=a_b"], {}).lora == ("a_b",)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20", 20 * 2**30), ("20GiB", 20 * 2**30), ("20 gib", 20 * 2**30), ("20GB", 20 * 10**9),
+        ("3500MiB", 3500 * 2**20), ("1.5", 3 * 2**29), ("512KB", 512_000), ("1TiB", 2**40),
+    ],
+)  # fmt: skip
+def test_memory_is_written_as_text_generation_webui_has_it(text: str, size: int) -> None:
+    assert load_settings(["--gpu-memory", text], {}).gpu_memory == (size,)
+
+
+def test_several_values_are_words_list_or_separated_by_commas(tmp_path: Path) -> None:
+    expected = (20 * 2**30, 3500 * 2**20)
+    assert load_settings(["--gpu-memory", "20", "3500MiB"], {}).gpu_memory == expected
+    assert load_settings([], {"LANTERN_GPU_MEMORY": "20, 3500MiB"}).gpu_memory == expected
+    assert from_yaml(tmp_path, "gpu_memory: [20, 3500MiB]").gpu_memory == expected
+    assert from_yaml(tmp_path, "lora: one").lora == ("one",)
+
+
+def test_what_goes_to_the_disk_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert Settings(user_data_dir=tmp_path).offload_dir == tmp_path / "offload"
+    given = load_settings(["--disk-cache-dir", str(tmp_path)], {})
+    assert given.offload_dir == tmp_path / "lantern-offload"
+
+
 # -- mistakes ---------------------------------------------------------------------------
 
 
@@ -112,6 +147,34 @@ def test_a_flag_that_does_not_fit_is_one_sentence_and_a_remedy(flags: list[str])
 def test_a_port_out_of_range_is_refused(port: str) -> None:
     with pytest.raises(SettingsError, match=f"--listen-port cannot be {port}"):
         load_settings(["--listen-port", port], {})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--wbits 5", "--groupsize 0", "--loader exllama", "--ctx-size -1", "--ctx-size 99999999",
+        "--gpu-memory x", "--gpu-memory -5", "--gpu-memory 0", "--gpu-memory 999999999TiB",
+        "--cpu-memory 5XB", "--gpu-memory 20 lots",
+    ],
+)  # fmt: skip
+def test_a_number_out_of_its_bounds_is_refused_with_its_flag(flags: str) -> None:
+    with pytest.raises(SettingsError, match=flags.split()[0]) as caught:
+        load_settings(flags.split(), {})
+    assert caught.value.remedy
+
+
+def test_flags_that_contradict_each_other_are_both_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--load-in-8bit and --load-in-4bit"):
+        from_yaml(tmp_path, "load_in_8bit: true", "--load-in-4bit")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gpu_memory: [[1]]", "gpu_memory: {a: 1}", "cpu_memory: much", "lora: [{a: b}]",
+     "lora: [" + "a, " * 100 + "]"],
+)  # fmt: skip
+def test_values_that_are_no_list_of_plain_ones_are_refused(text: str, tmp_path: Path) -> None:
+    assert text.partition(":")[0] in refusal(tmp_path, text).message
 
 
 @pytest.mark.parametrize("port", ["", "-", "--5", "²", "1e3", "7860.5", "9" * 5000])

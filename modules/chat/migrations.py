@@ -48,7 +48,10 @@ CREATE TABLE drafts (
 CREATE INDEX drafts_by_owner ON drafts (owner, kind, id);
 """
 
-_STEPS = (_CHATS, _DRAFTS)
+# A JSON list of [name, weight]; NULL where the chat follows what is applied to all.
+_ADAPTERS = "ALTER TABLE chats ADD COLUMN adapters TEXT;"
+
+_STEPS = (_CHATS, _DRAFTS, _ADAPTERS)
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from modules.chat.messages import Message
 from modules.chat.prompt import build_chat_prompt
 from modules.engine.client import EngineClient
+from modules.engine.mix import Mix
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
 from modules.errors import EngineError
@@ -25,13 +27,17 @@ _SAVE_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class LiveReply:
-    """A reply in progress: what it answers, the text so far, and how fast it comes."""
+    """A reply in progress: what it answers, the text so far, and how fast it comes.
+
+    `adapters` are the LoRAs that its chat chose; None: what is applied to all.
+    """
 
     chat_id: int
     owner: str
     message_id: int
     history: list[Message]
     params: SamplingParams
+    adapters: Mix | None = None
     text: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -63,7 +69,8 @@ async def stream_reply(
 ) -> Literal["complete", "stopped"]:
     """Feed `live` from the engine, saving it each second, and fill its `about` at the end.
 
-    Raises EngineError, TemplateError or InvalidInputError; `live` holds what came before.
+    Raises EngineError, AdapterError, TemplateError or InvalidInputError; `live` holds what
+    came before.
     """
     request = await _request(engine, live)
     live.requested = True
@@ -93,7 +100,14 @@ async def _request(engine: EngineClient, live: LiveReply) -> GenerateRequest:
     if (info := engine.state.info) is not None:
         live.about["model"] = info.name
     params = live.params.replace(stop=(*live.params.stop, *prompt.stop))
-    return GenerateRequest(live.request_id, prompt.text, params, special_tokens=False)
+    request = GenerateRequest(
+        live.request_id, prompt.text, params, special_tokens=False, adapters=live.adapters
+    )
+    # Written out, so that the reply can be told, and had, again.
+    mix = engine.state.mix_of(request)
+    if mix:
+        live.about["adapters"] = mix
+    return dataclasses.replace(request, adapters=mix)
 
 
 def _figures(finished: Finished) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from modules.chat.prompt import ChatPrompt, build_chat_prompt
 from modules.chat.replies import LiveReply, stream_reply
 from modules.chat.store import Chat, ChatStore, State, StoredMessage
 from modules.engine.client import EngineClient
+from modules.engine.mix import Mix, checked_mix
 from modules.engine.params import SamplingParams
 from modules.errors import InvalidInputError, LanternError
 from modules.signals import Signal
@@ -122,6 +123,16 @@ class ChatService:
         """Give a chat another system message."""
         await self.chat(chat_id, owner)
         await asyncio.to_thread(self._store.set_system, chat_id, system)
+        self._notify(chat_id, owner)
+
+    async def set_adapters(self, chat_id: int, owner: str, mix: Mix | None) -> None:
+        """Choose the LoRAs of a chat's replies to come; None: what is applied to all.
+
+        Raises InvalidInputError for weights out of bounds. A name need not be applied now.
+        """
+        await self.chat(chat_id, owner)
+        chosen = None if mix is None else checked_mix(mix)
+        await asyncio.to_thread(self._store.set_adapters, chat_id, chosen)
         self._notify(chat_id, owner)
 
     async def delete(self, chat_id: int, owner: str) -> None:
@@ -252,7 +263,9 @@ class ChatService:
         )
         # With the reply's own beginning, if it has one; what is empty is no message.
         history = _history(chat, await asyncio.to_thread(self._store.branch, chat_id))
-        live = LiveReply(chat_id, owner, reply.id, history, params, text=beginning)
+        live = LiveReply(
+            chat_id, owner, reply.id, history, params, adapters=chat.adapters, text=beginning
+        )
         self._live[chat_id] = live
         live.task = asyncio.create_task(self._write_reply(live), name=f"reply-{reply.id}")
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from modules.chat.messages import Role
 from modules.chat.migrations import migrate
+from modules.engine.mix import Mix
 from modules.errors import InvalidInputError, NotFoundError, StorageError
 
 __all__ = ["MAX_MESSAGE_CHARS", "Chat", "ChatStore", "State", "StoredMessage", "storable"]
@@ -35,7 +36,10 @@ _MAX_TITLE_CHARS = 120
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One conversation. Times are Unix seconds; `leaf_id` is None while it is empty."""
+    """One conversation. Times are Unix seconds; `leaf_id` is None while it is empty.
+
+    `adapters` are the LoRAs that its replies are written with; None: what is applied to all.
+    """
 
     id: int
     owner: str
@@ -43,6 +47,7 @@ class Chat:
     system: str
     leaf_id: int | None
     updated_at: float
+    adapters: Mix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +145,23 @@ class ChatStore:
         """The chats of one owner, the latest first."""
         with self._reading() as db:
             rows = db.execute(
-                "SELECT id, owner, title, system, leaf_id, updated_at FROM chats"
+                "SELECT id, owner, title, system, leaf_id, updated_at, adapters FROM chats"
                 " WHERE owner = ? AND deleted_at IS NULL ORDER BY updated_at DESC, id DESC",
                 (owner,),
             )
-            return [Chat(**row) for row in rows]
+            return [_chat(row) for row in rows]
 
     def chat(self, chat_id: int, owner: str) -> Chat:
         """One chat. Raises NotFoundError where there is none, or it is another's."""
         with self._reading() as db:
             row = db.execute(
-                "SELECT id, owner, title, system, leaf_id, updated_at FROM chats"
+                "SELECT id, owner, title, system, leaf_id, updated_at, adapters FROM chats"
                 " WHERE id = ? AND owner = ? AND deleted_at IS NULL",
                 (chat_id, owner),
             ).fetchone()
         if row is None:
             raise _no_chat()
-        return Chat(**row)
+        return _chat(row)
 
     def rename_chat(self, chat_id: int, title: str) -> None:
         """Give a chat another title."""
@@ -167,6 +172,12 @@ class ChatStore:
         """Give a chat another system message; an empty one removes it."""
         with self.transaction() as db:
             db.execute("UPDATE chats SET system = ? WHERE id = ?", (_content(system), chat_id))
+
+    def set_adapters(self, chat_id: int, mix: Mix | None) -> None:
+        """Give a chat LoRAs of its own; None goes back to what is applied to all."""
+        text = None if mix is None else json.dumps(mix)
+        with self.transaction() as db:
+            db.execute("UPDATE chats SET adapters = ? WHERE id = ?", (text, chat_id))
 
     def delete_chat(self, chat_id: int, owner: str, *, undo: bool = False) -> None:
         """Hide a chat, or bring it back. Raises NotFoundError."""
@@ -342,6 +353,13 @@ class ChatStore:
             key = (row["parent_id"], row["role"])
             found[key] = (*found.get(key, ()), row["id"])
         return found
+
+
+def _chat(row: sqlite3.Row) -> Chat:
+    fields = dict(row)
+    text = fields.pop("adapters")
+    mix = None if text is None else tuple((name, weight) for name, weight in json.loads(text))
+    return Chat(**fields, adapters=mix)
 
 
 def _message(row: sqlite3.Row, versions: tuple[int, ...]) -> StoredMessage:

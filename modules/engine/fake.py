@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modules.engine.client import EngineState
 from modules.engine.protocol import (
+    AdapterInfo,
     Finished,
     FinishReason,
     GenerateRequest,
@@ -25,7 +26,9 @@ from modules.engine.protocol import (
     TokenLogprob,
     Usage,
 )
+from modules.engine.swap import load_or_go_back, remembered
 from modules.errors import (
+    AdapterError,
     LanternError,
     LoadFailedError,
     NoModelError,
@@ -46,25 +49,46 @@ _TOKEN = re.compile(r"\s*\S+|\s+")
 
 @dataclass
 class FakeEngine:
-    """Answers every prompt with `reply(request)`, a word every `delay` seconds."""
+    """Answers every prompt with `reply(request)`, a word every `delay` seconds.
+
+    `load_error` is what loads fail with, except of a checkpoint in `loaded_once`.
+    """
 
     reply: Callable[[GenerateRequest], str] = lambda request: "The capital of France is Paris."
     delay: float = 0.0
     context_length: int = 2048
     load_error: LanternError | None = None
+    loaded_once: set[str] = field(default_factory=set)
+    adapter_error: LanternError | None = None
     state: EngineState = field(default_factory=EngineState)
     changed: Signal = field(default_factory=Signal)
     requests: list[GenerateRequest] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     _cancelled: set[str] = field(default_factory=set)
 
+    @property
+    def pid(self) -> int | None:
+        """No process holds it."""
+        return None
+
     async def load(self, command: LoadModel) -> ModelInfo:
-        """Pretend to load; fails with `load_error` where one is set."""
-        self._become(EngineState("loading", command.path, "Reading the weights", 0.5))
+        """Pretend to load; goes back to the model before where that fails."""
+        before = self.state
+        try:
+            return await load_or_go_back(self, self._load_alone, command)
+        except asyncio.CancelledError:
+            self._become(remembered(before))
+            raise
+
+    async def _load_alone(self, command: LoadModel) -> ModelInfo:
+        stage = "Reading the weights"
+        self._become(EngineState("loading", command.path, stage, 0.5, command=command))
         await asyncio.sleep(self.delay)
-        if self.load_error is not None:
-            self._become(EngineState("crashed", command.path, error=self.load_error))
-            raise LoadFailedError(self.load_error.message, self.load_error.remedy)
+        error = self.load_error
+        if error is not None and command.path not in self.loaded_once:
+            self._become(EngineState("crashed", command.path, error=error, command=command))
+            raise LoadFailedError(error.message, error.remedy)
+        self.loaded_once.add(command.path)
         info = ModelInfo(
             name=Path(command.path).name,
             path=command.path,
@@ -78,7 +102,7 @@ class FakeEngine:
             chat_template=CHATML,
             special_tokens={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
         )
-        self._become(EngineState("ready", command.path, info=info))
+        self._become(EngineState("ready", command.path, info=info, command=command))
         return info
 
     async def unload(self) -> None:
@@ -88,13 +112,47 @@ class FakeEngine:
     def die(self, message: str = "The engine worker was killed (signal 9).") -> None:
         """What `kill -9` on the worker does."""
         error = WorkerDiedError(message, "Load the model again.")
-        self._become(EngineState("crashed", self.state.path, error=error))
+        self._become(replace(self.state, phase="crashed", info=None, error=error))
+
+    async def load_adapter(self, name: str, path: str) -> AdapterInfo:
+        """Pretend to apply a LoRA; fails with `adapter_error` where one is set."""
+        self._require_model()
+        former = [adapter.weight for adapter in self.state.adapters if adapter.info.name == name]
+        self._become(self.state.without_adapter(name))
+        await asyncio.sleep(self.delay)
+        if self.adapter_error is not None:
+            raise AdapterError(self.adapter_error.message, self.adapter_error.remedy)
+        info = AdapterInfo(
+            name=name,
+            path=path,
+            kind="LoRA",
+            rank=8,
+            alpha=16.0,
+            target_modules=("q_proj", "v_proj"),
+            parameters=100,
+            change=0.125,
+        )
+        self._become(self.state.with_adapter(info))
+        if former:
+            self.weigh_adapters({name: former[0]})
+        return info
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget a LoRA."""
+        self._require_model()
+        self._become(self.state.without_adapter(name))
+
+    def weigh_adapters(self, weights: Mapping[str, float]) -> None:
+        """Set weights, as every engine does."""
+        self._require_model()
+        self._become(self.state.with_weights(weights))
 
     async def generate(
         self, request: GenerateRequest
     ) -> AsyncGenerator[TokenChunk | Finished, None]:
         """Stream the scripted reply."""
         self._require_model()
+        request = replace(request, adapters=self.state.mix_of(request))
         self.requests.append(request)
         prompt_tokens = _count(request.prompt) + request.special_tokens
         room = self.context_length - prompt_tokens

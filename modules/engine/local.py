@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modules.engine.client import EngineState
 from modules.engine.protocol import (
+    AdapterInfo,
+    AdapterLoaded,
+    AdapterUnloaded,
     Cancel,
+    Command,
     CountTokens,
     Event,
     Failed,
     Finished,
     GenerateRequest,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     LoadModel,
@@ -28,9 +34,12 @@ from modules.engine.protocol import (
     ModelInfo,
     TokenChunk,
     TokenCounts,
+    UnloadAdapter,
 )
+from modules.engine.swap import load_or_go_back, remembered
 from modules.engine.worker_process import WorkerProcess
 from modules.errors import (
+    AdapterError,
     EngineError,
     LanternError,
     LoadFailedError,
@@ -57,7 +66,7 @@ class LocalEngine:
         self._ending: set[WorkerProcess] = set()
         self._loaded: asyncio.Future[ModelInfo] | None = None
         self._replies: dict[str, asyncio.Queue[TokenChunk | Finished | LanternError]] = {}
-        self._counts: dict[str, asyncio.Future[list[int]]] = {}
+        self._answers: dict[str, asyncio.Future[Any]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -67,25 +76,31 @@ class LocalEngine:
     async def load(self, command: LoadModel) -> ModelInfo:
         """Load a checkpoint in the place of the present one; one load at a time.
 
-        Cancelling ends the worker and leaves the engine empty. Raises LoadFailedError.
+        Cancelling ends the worker and leaves nothing loaded. Raises LoadFailedError, after the
+        present model was loaded again.
         """
         async with self._lock:
             if self._closed:
                 raise LoadFailedError("The engine is closed.", "Start Lantern again.")
-            self._drop_worker(_unloaded())
-            self._become(EngineState("loading", command.path, "Starting the engine worker"))
-            loaded: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
-            self._loaded = loaded
+            before = self.state
             try:
-                # What the old worker held on the card is back when its process has ended.
-                await self._until_ended()
-                if not loaded.done():
-                    self._start_worker(command)
-                return await loaded
+                return await load_or_go_back(self, self._replace_worker, command)
             except asyncio.CancelledError:
                 self._drop_worker(_unloaded())
-                self._become(EngineState())
+                self._become(remembered(before))
                 raise
+
+    async def _replace_worker(self, command: LoadModel) -> ModelInfo:
+        self._drop_worker(_unloaded())
+        stage = "Starting the engine worker"
+        self._become(EngineState("loading", command.path, stage, command=command))
+        loaded: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
+        self._loaded = loaded
+        # What the old worker held on the card is back when its process has ended.
+        await self._until_ended()
+        if not loaded.done():
+            self._start_worker(command)
+        return await loaded
 
     async def unload(self) -> None:
         """End the worker, also in the middle of a load; running requests raise EngineError."""
@@ -98,9 +113,10 @@ class LocalEngine:
     ) -> AsyncGenerator[TokenChunk | Finished, None]:
         """The reply, chunk by chunk, then `Finished`; closing early cancels in the worker.
 
-        Raises NoModelError, PromptTooLongError, WorkerDiedError or EngineError.
+        Raises NoModelError, PromptTooLongError, WorkerDiedError, EngineError or AdapterError.
         """
         worker = self._ready_worker()
+        request = replace(request, adapters=self.state.mix_of(request))
         log.info("request %s, %s:\n%s", request.id, request.params, request.prompt)
         if request.id in self._replies:
             raise EngineError("A request with this id is running already.", "Use a new id.")
@@ -126,20 +142,52 @@ class LocalEngine:
 
     async def count_tokens(self, texts: list[str], special_tokens: bool = False) -> list[int]:
         """Tokens in each text, at once even while replies run. Raises EngineError."""
-        worker = self._ready_worker()
         count_id = uuid.uuid4().hex
-        counts: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._counts[count_id] = counts
-        worker.send(CountTokens(count_id, tuple(texts), special_tokens))
-        try:
-            return await counts
-        finally:
-            del self._counts[count_id]
+        command = CountTokens(count_id, tuple(texts), special_tokens)
+        counts: list[int] = await self._answer(count_id, command)
+        return counts
+
+    async def load_adapter(self, name: str, path: str) -> AdapterInfo:
+        """Lay a LoRA over the model, between two tokens of the replies that run.
+
+        Raises AdapterError or EngineError; one that had its name is gone then.
+        """
+        worker = self._ready_worker()
+        former = [adapter.weight for adapter in self.state.adapters if adapter.info.name == name]
+        self._become(self.state.without_adapter(name))
+        load_id = uuid.uuid4().hex
+        command = LoadAdapter(load_id, name, str(Path(path).resolve()))
+        info: AdapterInfo = await self._answer(load_id, command)
+        if former and worker is self._worker:
+            self.weigh_adapters({name: former[0]})
+        return info
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take a LoRA off the model; running replies with it raise AdapterError."""
+        self._ready_worker()
+        self._become(self.state.without_adapter(name))
+        unload_id = uuid.uuid4().hex
+        await self._answer(unload_id, UnloadAdapter(unload_id, name))
+
+    def weigh_adapters(self, weights: Mapping[str, float]) -> None:
+        """Set weights for requests to come. Raises AdapterError or InvalidInputError."""
+        self._ready_worker()
+        self._become(self.state.with_weights(weights))
 
     async def close(self) -> None:
         """End everything; no process and no thread is left."""
         self._closed = True
         await self.unload()
+
+    async def _answer(self, key: str, command: Command) -> Any:
+        """What the worker answers to a command with the id `key`. Raises LanternError."""
+        worker = self._ready_worker()
+        answer = self._answers[key] = asyncio.get_running_loop().create_future()
+        worker.send(command)
+        try:
+            return await answer
+        finally:
+            del self._answers[key]
 
     # -- the worker's life --------------------------------------------------------------
 
@@ -172,9 +220,9 @@ class LocalEngine:
             self._loaded.set_exception(LoadFailedError(error.message, error.remedy))
         for events in self._replies.values():
             events.put_nowait(type(error)(error.message, error.remedy))
-        for counts in self._counts.values():
-            if not counts.done():
-                counts.set_exception(type(error)(error.message, error.remedy))
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(type(error)(error.message, error.remedy))
 
     def _become(self, state: EngineState) -> None:
         self.state = state
@@ -195,22 +243,31 @@ class LocalEngine:
             case Failed(id=key):
                 self._fail_one(key, _error_of(event))
             case TokenCounts(id=key, counts=counts):
-                waiting = self._counts.get(key)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(list(counts))
+                self._settle(key, list(counts))
+            case AdapterLoaded(id=key, info=adapter):
+                self._become(self.state.with_adapter(adapter))
+                self._settle(key, adapter)
+            case AdapterUnloaded(id=key):
+                self._settle(key, None)
             case LoadProgress(stage=stage, fraction=fraction):
                 self._become(replace(self.state, stage=stage, fraction=fraction))
             case Loaded(info=info):
-                self._become(EngineState("ready", self.state.path, info=info))
+                command = self.state.command
+                self._become(EngineState("ready", self.state.path, info=info, command=command))
                 if self._loaded is not None and not self._loaded.done():
                     self._loaded.set_result(info)
             case LoadFailed(message=message, remedy=remedy):
                 self._crash(LoadFailedError(message, remedy))
 
-    def _fail_one(self, key: str, error: EngineError) -> None:
+    def _settle(self, key: str, answer: Any) -> None:
+        waiting = self._answers.get(key)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def _fail_one(self, key: str, error: LanternError) -> None:
         if key in self._replies:
             self._replies[key].put_nowait(error)
-        waiting = self._counts.get(key)
+        waiting = self._answers.get(key)
         if waiting is not None and not waiting.done():
             waiting.set_exception(error)
 
@@ -223,7 +280,9 @@ class LocalEngine:
             self._crash(kind(why, "Load the model again, or a smaller one if memory ran out."))
 
     def _crash(self, error: LanternError) -> None:
-        self._become(EngineState("crashed", self.state.path, error=error))
+        self._become(
+            replace(self.state, phase="crashed", stage="", fraction=0.0, info=None, error=error)
+        )
         self._drop_worker(error)
 
 
@@ -231,6 +290,7 @@ def _unloaded() -> EngineError:
     return EngineError("The model was unloaded.", "Load a model, and send the message again.")
 
 
-def _error_of(event: Failed) -> EngineError:
-    kind = PromptTooLongError if event.kind == "PromptTooLongError" else EngineError
+def _error_of(event: Failed) -> LanternError:
+    kinds = {"PromptTooLongError": PromptTooLongError, "AdapterError": AdapterError}
+    kind: type[LanternError] = kinds.get(event.kind, EngineError)
     return kind(event.message, event.remedy)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -73,13 +75,24 @@ def load(
         tokenizer = _tokenizer(inspection)
     with _reported(f"{folder.name} cannot be loaded", stages):
         arguments = _arguments(inspection, options)
-        arguments["device_map"] = dict(placement or {"": _device(options)})
+        arguments["device_map"] = _device_map(placement or {"": _device(options)})
         if offload_dir:
             arguments["offload_folder"] = offload_dir
         with stages.reading(inspection.tensors):
             model = _model(folder, arguments)
     stages.enter("Ready", 1.0)
     return LoadedModel(model, tokenizer, inspection)
+
+
+def _device_map(placement: Mapping[str, str]) -> dict[str, int | str]:
+    """With numbers for cards: of names, accelerate takes any for the first card.
+
+    That one computes what lies on the processor, and the plan has counted on it.
+    """
+    return {
+        module: int(device.removeprefix("cuda:")) if device.startswith("cuda:") else device
+        for module, device in placement.items()
+    }
 
 
 def _device(options: LoadOptions) -> str:
@@ -106,15 +119,38 @@ def _arguments(inspection: Inspection, options: LoadOptions) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(
         inspection.path, local_files_only=True, trust_remote_code=False
     )
+    config.transformers_weights = _weights_name(inspection)
+    arguments = {"config": config, "dtype": dtype, "use_safetensors": True}
+    if options.loader == "gptqmodel" and inspection.quantization is not None:
+        _leave_to_gptqmodel(inspection, config)
+        return arguments
     # What the checkpoint says of its quantization is for us; transformers would look for the
     # packages that made it.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    config.transformers_weights = _weights_name(inspection)
-    arguments = {"config": config, "dtype": dtype, "use_safetensors": True}
     if (quantization := _quantization(inspection, options)) is not None:
         arguments["quantization_config"] = quantization
     return arguments
+
+
+def _leave_to_gptqmodel(inspection: Inspection, config: PreTrainedConfig) -> None:
+    """Let transformers ask GPTQModel, which must find the settings in the configuration."""
+    if find_spec("gptqmodel") is None:
+        raise LoadFailedError(
+            "GPTQModel is not installed.",
+            "Install it (pip install -r requirements-gptqmodel.txt), or leave out "
+            "--loader gptqmodel.",
+        )
+    form = inspection.quantization
+    if form is not None and not hasattr(config, "quantization_config"):
+        config.quantization_config = {
+            "quant_method": form.method,
+            "bits": form.bits,
+            "group_size": form.group_size,
+            "sym": form.symmetric,
+            "desc_act": form.act_order,
+            "checkpoint_format": "gptq_v2" if form.version == "v2" else "gptq",
+        }
 
 
 def _quantization(inspection: Inspection, options: LoadOptions) -> LanternConfig | None:

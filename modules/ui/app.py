@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from modules.context import AppContext
 from modules.ui.components import strip
 from modules.ui.routes import STATIC, add_routes
-from modules.ui.tabs import parameters, text_generation
+from modules.ui.tabs import model, parameters, text_generation
 from modules.ui.theme import lantern_theme
 
 __all__ = ["mount_page"]
@@ -18,6 +18,7 @@ __all__ = ["mount_page"]
 _HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page/static/page.css">
+<link rel="stylesheet" href="page/static/model.css">
 <script>
   document.documentElement.dataset.theme = localStorage.getItem("lantern-theme")
     ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -61,6 +62,8 @@ def build_page(ctx: AppContext) -> gr.Blocks:
             with gr.Tab("Text generation", id="text", elem_id="tab-text"):
                 text = text_generation.build(ctx)
             gr.Tab("Parameters", id="parameters", elem_id="tab-parameters")
+            with gr.Tab("Model", id="model", elem_id="tab-model"):
+                model.build()
         # Beside the tabs and not within one, because page.css shows the same widgets as a
         # panel at the side of the text, and gradio builds a tab only when it is opened.
         params = parameters.build()

@@ -71,6 +71,7 @@ class ChatFeed:
             "id": chat.id,
             "title": chat.title,
             "system": chat.system,
+            "adapters": chat.adapters,
             "order": [message.id for message in shown],
             "earlier": len(branch) - len(shown),
             "busy": live is not None,
@@ -127,6 +128,7 @@ def stats_line(about: dict[str, Any]) -> str:
     parts.append(f"first token {_duration(about['first_token_s'])}")
     used = about["prompt_tokens"] + about["completion_tokens"]
     parts.append(f"{used:,} of {about['context']:,} tokens")
+    parts += [f"LoRA {name} at {weight:g}" for name, weight in about.get("adapters", ())]
     if about.get("dropped"):
         turns = "turn" if about["dropped"] == 1 else "turns"
         parts.append(f"{about['dropped']} oldest {turns} left out")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from modules.context import AppContext
-from modules.engine.protocol import LoadModel
+from modules.engine.client import EngineState
+from modules.engine.swap import apply_again
 from modules.errors import LanternError, ModelNotFoundError
 from modules.jobs import Job
-from modules.loader.checkpoint import (
-    check_checkpoint,
-    find_model,
-    find_model_or_path,
-    list_models,
-)
+from modules.loader.catalog import find_model, find_model_or_path, list_models
+from modules.loader.checkpoint import check_checkpoint
+from modules.loader.inspect import Inspection
+from modules.loader.options import LoadOptions
 from modules.loader.starter import STARTER, fetch_starter
+from modules.ui.adapters import applied_json, apply_at_start
+from modules.ui.planning import load_command, options_for, plan_load, summary
 
 __all__ = [
     "begin",
@@ -25,48 +27,55 @@ __all__ = [
     "jobs_json",
     "load",
     "load_again",
-    "load_command",
     "load_starter",
     "models_json",
 ]
 
 
-def load_command(ctx: AppContext, path: Path) -> LoadModel:
-    """How this launch loads a checkpoint."""
-    return LoadModel(
-        path=str(path),
-        device="cpu" if ctx.settings.cpu else "auto",
-        dtype="bfloat16" if ctx.settings.bf16 else "auto",
-    )
+def load(ctx: AppContext, name: str, options: LoadOptions | None = None) -> Job:
+    """Load a model from models/ as a job, by `options` or else as `options_for` has it.
 
-
-def load(ctx: AppContext, name: str) -> Job:
-    """Load a model from models/ as a job.
-
-    Raises ModelError at once if it is not there, is not a model, or is not safe.
+    Raises ModelError at once if it is not there, is not a model, or is not safe. What does
+    not fit into memory is a failed job, and the present model stays.
     """
-    return _load_job(ctx, find_model(ctx.settings.model_dir, name))
+    return _load_job(ctx, find_model(ctx.settings.model_dir, name), options)
 
 
 def load_again(ctx: AppContext) -> Job:
-    """Load what was loaded, or was to be, when the worker ended. Raises ModelError."""
-    if not ctx.engine.state.path:
+    """Load what was loaded when the worker ended, or was to be, with its LoRAs.
+
+    Raises ModelError.
+    """
+    state = ctx.engine.state
+    if not state.path:
         raise ModelNotFoundError("No model was loaded.", "Choose one at the top of the page.")
-    return _load_job(ctx, Path(ctx.engine.state.path))
+    options = state.command.options if state.command else None
+    return _load_job(ctx, Path(state.path), options, state)
 
 
-def _load_job(ctx: AppContext, path: Path) -> Job:
-    check_checkpoint(path)
-    return ctx.jobs.submit(f"Loading {path.name}", lambda job: _load(ctx, path, job))
+def _load_job(
+    ctx: AppContext, path: Path, options: LoadOptions | None, before: EngineState | None = None
+) -> Job:
+    """Load as a job; the LoRAs of the state `before` are applied again."""
+    options = options or options_for(ctx, path)
+    inspection = check_checkpoint(path, options)
+
+    async def work(job: Job) -> None:
+        await _load(ctx, inspection, options, job)
+        lost = await apply_again(ctx.engine, before) if before else []
+        if lost:
+            job.notes = (*job.notes, f"Not applied again: {', '.join(lost)}.")
+
+    return ctx.jobs.submit(f"Loading {path.name}", work, kind="load")
 
 
 def load_starter(ctx: AppContext) -> Job:
     """Load the starter as a job, fetching it first if it is not there."""
 
     async def work(job: Job) -> None:
-        await _load(ctx, await fetch(ctx, job), job)
+        await _load_found(ctx, await fetch(ctx, job), job)
 
-    return ctx.jobs.submit("Fetching the starter", work)
+    return ctx.jobs.submit("Fetching the starter", work, kind="load")
 
 
 def begin(ctx: AppContext) -> None:
@@ -74,7 +83,7 @@ def begin(ctx: AppContext) -> None:
 
     The given `--model`, else the only model there is, else the starter.
     """
-    ctx.jobs.submit("Looking for a model", lambda job: _begin(ctx, job))
+    ctx.jobs.submit("Looking for a model", lambda job: _begin(ctx, job), kind="load")
 
 
 async def _begin(ctx: AppContext, job: Job) -> None:
@@ -92,9 +101,8 @@ async def _begin(ctx: AppContext, job: Job) -> None:
     else:
         starter = [entry for entry in entries if entry.name == STARTER.name]
         path = (starter or entries)[0].path
-    check_checkpoint(path)
-    job.title = f"Loading {path.name}"
-    await _load(ctx, path, job)
+    await _load_found(ctx, path, job)
+    await apply_at_start(ctx, job)
 
 
 async def fetch(ctx: AppContext, job: Job) -> Path:
@@ -103,12 +111,24 @@ async def fetch(ctx: AppContext, job: Job) -> Path:
     return await asyncio.to_thread(fetch_starter, ctx.settings.model_dir, job.report, job.cancelled)
 
 
-async def _load(ctx: AppContext, path: Path, job: Job) -> None:
+async def _load_found(ctx: AppContext, path: Path, job: Job) -> None:
+    options = options_for(ctx, path)
+    inspection = check_checkpoint(path, options)
+    job.title = f"Loading {path.name}"
+    await _load(ctx, inspection, options, job)
+
+
+async def _load(ctx: AppContext, inspection: Inspection, options: LoadOptions, job: Job) -> None:
+    """Plan first, so that the present model is only ended for one that fits."""
+    plan = await asyncio.to_thread(plan_load, ctx, inspection, options)
+    command = load_command(ctx, inspection.path, plan)
+    await asyncio.to_thread(shutil.rmtree, ctx.settings.offload_dir, ignore_errors=True)
     following = asyncio.create_task(_follow(ctx, job))
     try:
-        await ctx.engine.load(load_command(ctx, path))
+        await ctx.engine.load(command)
     finally:
         following.cancel()
+    job.outcome, job.notes = summary(inspection.name, plan), plan.notes
 
 
 async def _follow(ctx: AppContext, job: Job) -> None:
@@ -129,7 +149,16 @@ def engine_json(ctx: AppContext, *, admin: bool) -> dict[str, Any]:
         "details": _details(ctx),
         "error": _error_json(state.error),
         "admin": admin,
+        "folder": _folder(ctx),
+        "loaded": _folder(ctx) if state.phase == "ready" else "",
+        "adapters": applied_json(ctx),
     }
+
+
+def _folder(ctx: AppContext) -> str:
+    """The name in models/ of what the engine is about; empty for a model from elsewhere."""
+    path = Path(ctx.engine.state.path)
+    return path.name if path.parent == ctx.settings.model_dir else ""
 
 
 def _details(ctx: AppContext) -> list[str]:
@@ -142,6 +171,7 @@ def _details(ctx: AppContext) -> list[str]:
         kind,
         f"context {info.context_length:,}",
         f"{info.memory / 1e9:.2f} GB on {info.device}",
+        *(f"LoRA {a.info.name} at {a.weight:g}" for a in ctx.engine.state.adapters if a.weight),
     ]
 
 
@@ -150,19 +180,22 @@ def _count(number: int) -> str:
 
 
 def jobs_json(ctx: AppContext) -> list[dict[str, Any]]:
-    """The jobs as the strip shows them: those that run, and the last if it failed."""
+    """The jobs as the strip shows them: those that run, and the last if there is more to say."""
     jobs = ctx.jobs.jobs()
     shown = [job for job in jobs if job.active]
-    if not shown and jobs and jobs[-1].state == "failed":
-        shown = [jobs[-1]]
+    ended = [job for job in jobs if not job.active and job.kind != "download"]
+    if not shown and ended and (ended[-1].state == "failed" or ended[-1].notes):
+        shown = [ended[-1]]
     return [
         {
             "id": job.id,
+            "kind": job.kind,
             "title": job.title,
             "stage": job.stage,
             "fraction": round(job.fraction, 3),
             "state": job.state,
             "error": _error_json(job.error),
+            "told": " ".join([job.outcome, *job.notes]) if job.notes else "",
         }
         for job in shown
     ]
@@ -174,13 +207,17 @@ def models_json(ctx: AppContext) -> dict[str, Any]:
     listed = [
         {
             "name": entry.name,
-            "size": f"{entry.size_bytes / 1e9:.2f} GB",
+            "size": _size(entry.size_bytes),
             "problem": entry.problem,
         }
         for entry in entries
     ]
     there = STARTER.name in {entry.name for entry in entries}
     return {"models": listed, "starter": "" if there else STARTER.summary}
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 def _error_json(error: LanternError | None) -> dict[str, str] | None:
@@ -196,6 +233,8 @@ async def narrate(ctx: AppContext, say: Callable[[str], None]) -> None:
         for job in ctx.jobs.jobs():
             end = {"done": "done.", "failed": str(job.error), "cancelled": "cancelled."}
             line = f"{job.title}: {end[job.state]}" if job.state in end else f"{job.title}…"
+            if job.outcome:
+                line = " ".join([job.outcome, *job.notes])
             if told.get(job.id) != line:
                 told[job.id] = line
                 say(line)

@@ -11,20 +11,23 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from modules.access import Caller, caller_of
+from modules.access import Caller
 from modules.chat.store import MAX_MESSAGE_CHARS
 from modules.context import AppContext
 from modules.errors import ForbiddenError, LanternError, NotFoundError
 from modules.signals import first_change
 from modules.ui import models
+from modules.ui.callers import Id, Who
 from modules.ui.components.knobs import from_widgets
+from modules.ui.downloads import downloads_json
 from modules.ui.feed import WINDOW, ChatFeed
+from modules.ui.model_routes import add_model_routes
 
 __all__ = ["STATIC", "add_routes", "build_routes"]
 
@@ -34,7 +37,6 @@ _PACE_S = 0.04
 """The least time between two updates of a tab: 25 a second are smooth to read."""
 _KEEP_ALIVE_S = 15.0
 
-Id = Annotated[int, Field(ge=1, le=2**53)]
 Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARS)]
 Values = Annotated[list[Any], Field(max_length=200)]
 
@@ -57,31 +59,18 @@ class _Text(BaseModel):
     text: Text
 
 
+class _Adapters(BaseModel):
+    """Names with weights; null follows what is applied to all chats."""
+
+    adapters: list[tuple[Annotated[str, Field(max_length=300)], float]] | None = Field(
+        None, max_length=100
+    )
+
+
 class _Preview(BaseModel):
     chat: Id | None = None
     text: Text
     values: Values
-
-
-class _Model(BaseModel):
-    name: str = Field(max_length=300)
-
-
-def _caller(request: Request) -> Caller:
-    return caller_of(request.scope)
-
-
-def _admin(request: Request) -> Caller:
-    caller = caller_of(request.scope)
-    if not caller.admin:
-        raise ForbiddenError(
-            "Only the owner may change the model.", "Ask them, or do it on their machine."
-        )
-    return caller
-
-
-Who = Annotated[Caller, Depends(_caller)]
-Admin = Annotated[Caller, Depends(_admin)]
 
 
 def add_routes(app: FastAPI, ctx: AppContext) -> None:
@@ -121,7 +110,7 @@ def build_routes(ctx: AppContext) -> APIRouter:
     _add_stream(router, ctx)
     _add_chat_routes(router, ctx)
     _add_message_routes(router, ctx)
-    _add_model_routes(router, ctx)
+    add_model_routes(router, ctx)
     return router
 
 
@@ -170,6 +159,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
         if fresh & {"engine", "jobs"}:
             update["engine"] = models.engine_json(ctx, admin=caller.admin)
             update["jobs"] = models.jobs_json(ctx)
+            update["downloads"] = downloads_json(ctx) if caller.admin else []
         if "chats" in fresh:
             update["chats"] = [
                 {"id": c.id, "title": c.title, "at": c.updated_at}
@@ -206,6 +196,11 @@ def _add_chat_routes(router: APIRouter, ctx: AppContext) -> None:
     @router.post("/chats/{chat}/system")
     async def system(caller: Who, chat: Id, body: _Text) -> None:
         await chats.set_system(chat, caller.user, body.text)
+
+    @router.post("/chats/{chat}/adapters")
+    async def adapters(caller: Who, chat: Id, body: _Adapters) -> None:
+        mix = None if body.adapters is None else tuple(body.adapters)
+        await chats.set_adapters(chat, caller.user, mix)
 
     @router.post("/chats/{chat}/delete")
     async def delete(caller: Who, chat: Id) -> None:
@@ -256,29 +251,3 @@ def _add_message_routes(router: APIRouter, ctx: AppContext) -> None:
     @router.post(place + "/restore")
     async def restore(caller: Who, chat: Id, message: Id) -> None:
         await chats.restore_message(chat, caller.user, message)
-
-
-def _add_model_routes(router: APIRouter, ctx: AppContext) -> None:
-    @router.get("/models")
-    async def listed(caller: Admin) -> dict[str, Any]:
-        return await asyncio.to_thread(models.models_json, ctx)
-
-    @router.post("/models/load")
-    async def load(caller: Admin, body: _Model) -> None:
-        models.load(ctx, body.name)
-
-    @router.post("/models/again")
-    async def again(caller: Admin) -> None:
-        models.load_again(ctx)
-
-    @router.post("/models/starter")
-    async def starter(caller: Admin) -> None:
-        models.load_starter(ctx)
-
-    @router.post("/models/unload")
-    async def unload(caller: Admin) -> None:
-        await ctx.engine.unload()
-
-    @router.post("/jobs/{job}/cancel")
-    async def cancel(caller: Admin, job: Id) -> None:
-        ctx.jobs.cancel(job)

@@ -640,3 +640,61 @@ async def test_new_text_raises_the_signal_but_not_the_revision(
     assert chats.revision(chat) == revision
     assert chats.changed(chat).version > version
     await chats.close()
+
+
+# -- LoRAs of a chat --------------------------------------------------------------------
+
+
+async def test_a_chat_follows_what_is_applied_until_it_chooses(
+    chats: ChatService, engine: FakeEngine
+) -> None:
+    for name in ("a", "b"):
+        await engine.load_adapter(name, name)
+    engine.weigh_adapters({"b": 0.5})
+    chat = await asked(chats, "Hi")
+    assert engine.requests[-1].adapters == (("a", 1.0), ("b", 0.5))
+    await chats.set_adapters(chat, OWNER, (("b", -2.0), ("a", 0.0)))
+    await chats.send(chat, OWNER, "Again", PARAMS)
+    await chats.wait(chat)
+    assert engine.requests[-1].adapters == (("b", -2.0),)
+    await chats.set_adapters(chat, OWNER, None)
+    await chats.send(chat, OWNER, "And again", PARAMS)
+    await chats.wait(chat)
+    about = [m.about.get("adapters") for m in await branch(chats, chat) if m.role == "assistant"]
+    assert about == [[["a", 1.0], ["b", 0.5]], [["b", -2.0]], [["a", 1.0], ["b", 0.5]]]
+
+
+async def test_a_chat_may_do_without_any(chats: ChatService, engine: FakeEngine) -> None:
+    await engine.load_adapter("a", "a")
+    chat = (await chats.create(OWNER)).id
+    await chats.set_adapters(chat, OWNER, ())
+    await chats.send(chat, OWNER, "Hi", PARAMS)
+    await chats.wait(chat)
+    assert engine.requests[-1].adapters == ()
+    assert "adapters" not in (await branch(chats, chat))[1].about
+
+
+async def test_a_lora_that_is_not_applied_is_named_by_the_reply(
+    chats: ChatService, engine: FakeEngine
+) -> None:
+    chat = (await chats.create(OWNER)).id
+    await chats.set_adapters(chat, OWNER, (("poet", 1.0),))
+    await chats.send(chat, OWNER, "Hi", PARAMS)
+    await chats.wait(chat)
+    reply = (await branch(chats, chat))[1]
+    assert (reply.state, engine.requests) == ("failed", [])
+    assert "The LoRA poet is not applied. Apply it in the Model tab" in reply.error
+
+
+@pytest.mark.parametrize("weight", [4.01, -9.0, float("nan")])
+async def test_a_weight_out_of_bounds_is_refused(weight: float, chats: ChatService) -> None:
+    chat = (await chats.create(OWNER)).id
+    with pytest.raises(InvalidInputError):
+        await chats.set_adapters(chat, OWNER, (("a", weight),))
+    assert (await chats.chat(chat, OWNER)).adapters is None
+
+
+async def test_anothers_chat_gets_no_loras(chats: ChatService) -> None:
+    chat = (await chats.create(OWNER)).id
+    with pytest.raises(NotFoundError):
+        await chats.set_adapters(chat, "guest", ())

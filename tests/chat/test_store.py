@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modules.chat import migrations
 from modules.chat.migrations import migrate
 from modules.chat.store import MAX_MESSAGE_CHARS, ChatStore, StoredMessage
 from modules.errors import InvalidInputError, NotFoundError, StorageError
@@ -477,3 +479,24 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
     assert "good" in tables
     assert "half" not in tables
     db.close()
+
+
+def test_chats_from_before_there_were_loras_follow_what_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = migrations._STEPS
+    monkeypatch.setattr(migrations, "_STEPS", steps[:2])
+    with closing(sqlite3.connect(tmp_path / "old.sqlite3")) as db:
+        migrate(db)
+        db.execute(
+            "INSERT INTO chats (owner, title, created_at, updated_at) VALUES ('owner', 'Old', 1, 1)"
+        )
+        db.commit()
+    monkeypatch.setattr(migrations, "_STEPS", steps)
+    with closing(ChatStore(tmp_path / "old.sqlite3")) as store:
+        (chat,) = store.chats("owner")
+        assert (chat.title, chat.adapters) == ("Old", None)
+        store.set_adapters(chat.id, (("a", 0.5),))
+        assert store.chat(chat.id, "owner").adapters == (("a", 0.5),)
+        store.set_adapters(chat.id, None)
+        assert store.chats("owner")[0].adapters is None

@@ -16,6 +16,7 @@ from modules.engine.protocol import GenerateRequest
 from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.tokens import end_ids
+from modules.loader.options import LoadOptions
 from modules.loader.transformers_loader import LoadedModel, load
 from tests.engine.helpers import Reply, Spy, serve
 
@@ -82,7 +83,7 @@ def roomy(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(checkpoint: Path) -> LoadedModel:
     """The model, loaded as the worker loads it."""
-    return load(checkpoint, lambda stage, fraction: None, device="cpu")
+    return load(checkpoint, lambda stage, fraction: None, LoadOptions(device="cpu"))
 
 
 @pytest.fixture

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.engine.params import SamplingParams
-from modules.engine.protocol import Event, Failed, Finished, GenerateRequest, TokenChunk
+from modules.engine.protocol import (
+    AdapterInfo,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    TokenChunk,
+)
 from modules.engine.worker.runner import Runner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.sequence import Sequence
@@ -19,11 +27,12 @@ __all__ = ["ENDLESS", "PROMPT", "Reply", "Spy", "ask", "collect", "serve"]
 
 PROMPT = "the capital of france is"
 ENDLESS: dict[str, Any] = {"ban_eos_token": True, "max_new_tokens": 8192}
+_OWN = ("special_tokens", "logprobs", "adapters")
 
 
 def ask(id: str = "a", prompt: str = PROMPT, **options: Any) -> GenerateRequest:  # noqa: A002
     """A request; options that are not its own are sampling parameters, greedy by default."""
-    own = {k: options.pop(k) for k in ("special_tokens", "logprobs") if k in options}
+    own = {k: options.pop(k) for k in _OWN if k in options}
     params = SamplingParams.neutral(**{"do_sample": False, "max_new_tokens": 12, **options})
     return GenerateRequest(id, prompt, params, **{"special_tokens": False, **own})
 
@@ -98,6 +107,12 @@ class Spy:
             if seq.id in self.out_of_memory:
                 seq.error = torch.OutOfMemoryError("CUDA out of memory")
         return logits
+
+    def load_adapter(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
+        return self.inner.load_adapter(name, folder, probe)
+
+    def unload_adapter(self, name: str) -> None:
+        self.inner.unload_adapter(name)
 
     def release(self, seq: Sequence) -> None:
         self.replies[seq.id] = seq.token_ids[seq.prompt_tokens :]

@@ -24,6 +24,7 @@ from modules.errors import (
     PromptTooLongError,
     WorkerDiedError,
 )
+from modules.loader.options import LoadOptions
 from tests.engine.helpers import ENDLESS, ask
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ def engine_threads() -> list[str]:
 
 
 def command(folder: Path) -> LoadModel:
-    return LoadModel(str(folder), device="cpu")
+    return LoadModel(str(folder), LoadOptions(device="cpu"))
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ async def test_killing_the_worker_keeps_what_came_and_the_next_load_works(
     assert isinstance(loaded.state.error, WorkerDiedError)
     with pytest.raises(NoModelError):
         await loaded.count_tokens(["a"])
-    await loaded.load(LoadModel(loaded.state.path, "cpu"))
+    await loaded.load(LoadModel(loaded.state.path, LoadOptions(device="cpu")))
     assert [e async for e in loaded.generate(ask("b"))][-1]
 
 
@@ -148,6 +149,30 @@ async def test_a_failed_load_says_why_and_leaves_no_process(
     assert isinstance(engine.state.error, LoadFailedError)
     await engine.load(command(checkpoint))
     assert engine.state.phase == "ready"
+
+
+async def test_a_model_that_was_ready_comes_back_when_another_does_not_load(
+    loaded: LocalEngine, roomy: Path, tmp_path: Path
+) -> None:
+    before, first = loaded.state, loaded.pid
+    with pytest.raises(LoadFailedError, match=f"{roomy.name} is loaded again"):
+        await loaded.load(command(tmp_path))
+    assert (loaded.state.info, loaded.state.command) == (before.info, command(roomy))
+    assert loaded.pid != first
+    assert [e async for e in loaded.generate(ask("b"))][-1]
+
+
+async def test_cancelling_a_load_remembers_the_model_that_was_ready(
+    loaded: LocalEngine, roomy: Path, checkpoint: Path
+) -> None:
+    loading = asyncio.create_task(loaded.load(command(checkpoint)))
+    while loaded.state.phase != "loading":
+        await asyncio.sleep(0)
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert (loaded.state.phase, loaded.state.command) == ("empty", command(roomy))
+    assert loaded.pid is None
 
 
 async def test_a_worker_that_dies_while_loading_fails_the_load(
@@ -250,9 +275,10 @@ def test_the_worker_ends_when_the_web_process_is_gone(roomy: Path) -> None:
 import asyncio, os, signal
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import LoadModel
+from modules.loader.options import LoadOptions
 async def main():
     engine = LocalEngine()
-    await engine.load(LoadModel({str(roomy)!r}, "cpu"))
+    await engine.load(LoadModel({str(roomy)!r}, LoadOptions(device="cpu")))
     print(engine.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())

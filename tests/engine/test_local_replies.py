@@ -11,6 +11,7 @@ import pytest
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import Finished, LoadModel, TokenChunk
 from modules.errors import EngineError
+from modules.loader.options import LoadOptions
 from tests.engine.helpers import ENDLESS, PROMPT, ask
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def loaded(roomy: Path) -> AsyncIterator[LocalEngine]:
     engine = LocalEngine()
-    await engine.load(LoadModel(str(roomy), device="cpu"))
+    await engine.load(LoadModel(str(roomy), LoadOptions(device="cpu")))
     yield engine
     await engine.close()
 

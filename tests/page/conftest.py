@@ -73,7 +73,11 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """Lantern with a fake model loaded."""
-    settings = Settings(user_data_dir=tmp_path / "user_data", model_dir=tmp_path / "models")
+    settings = Settings(
+        user_data_dir=tmp_path / "user_data",
+        model_dir=tmp_path / "models",
+        lora_dir=tmp_path / "loras",
+    )
     settings.paths.prepare()
     engine = FakeEngine(delay=0.01)
     ctx = build_context(settings, engine, Access())

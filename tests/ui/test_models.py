@@ -12,11 +12,27 @@ import pytest
 
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
-from modules.errors import LanternError, LoadFailedError, ModelError, ModelNotFoundError
+from modules.errors import (
+    AdapterError,
+    LanternError,
+    LoadFailedError,
+    ModelError,
+    ModelNotFoundError,
+)
 from modules.jobs import Job
-from modules.ui import models
+from modules.loader.machine import Machine
+from modules.loader.options import LoadOptions
+from modules.loader.saved_options import save_options
+from modules.ui import models, planning
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def a_machine_without_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plans wherever the tests run."""
+    there = Machine((), ram_total=8 * 10**9, ram_free=8 * 10**9, disk_free=0)
+    monkeypatch.setattr(planning, "this_machine", lambda *_, **__: there)
 
 
 def put_model(ctx: AppContext, name: str, **config: str) -> Path:
@@ -74,9 +90,11 @@ async def test_a_load_that_fails_is_a_failed_job_with_a_remedy(
 ) -> None:
     put_model(ctx, "Tiny")
     engine.load_error = LoadFailedError("Not enough memory.", "Close other programs.")
+    await engine.unload()
     job = models.load(ctx, "Tiny")
     await job.wait()
     assert (job.state, str(job.error)) == ("failed", "Not enough memory. Close other programs.")
+    assert engine.state.phase == "crashed"
 
 
 async def test_the_engines_progress_is_the_jobs(ctx: AppContext, engine: FakeEngine) -> None:
@@ -89,15 +107,133 @@ async def test_the_engines_progress_is_the_jobs(ctx: AppContext, engine: FakeEng
     await ctx.jobs.close()
 
 
-@pytest.mark.parametrize(
-    ("flags", "device", "dtype"),
-    [({}, "auto", "auto"), ({"cpu": True}, "cpu", "auto"), ({"bf16": True}, "auto", "bfloat16")],
-)
-async def test_flags_say_where_and_how(
-    flags: dict[str, bool], device: str, dtype: str, ctx: AppContext
+def loaded_with(engine: FakeEngine) -> LoadOptions:
+    assert engine.state.command is not None
+    return engine.state.command.options
+
+
+async def test_flags_say_how_and_what_was_saved_says_the_rest(
+    ctx: AppContext, engine: FakeEngine
 ) -> None:
-    command = models.load_command(with_settings(ctx, **flags), Path("x"))
-    assert (command.device, command.dtype) == (device, dtype)
+    put_model(ctx, "Tiny")
+    save_options(ctx.settings.models_yaml, "Tiny", LoadOptions(context_length=32, dtype="float16"))
+    await models.load(with_settings(ctx, cpu=True, bf16=True), "Tiny").wait()
+    assert loaded_with(engine) == LoadOptions(device="cpu", dtype="bfloat16", context_length=32)
+
+
+async def test_options_that_are_given_win_over_all(ctx: AppContext, engine: FakeEngine) -> None:
+    put_model(ctx, "Tiny")
+    given = LoadOptions(dtype="float16", context_length=16)
+    await models.load(with_settings(ctx, bf16=True), "Tiny", given).wait()
+    assert loaded_with(engine) == given
+
+
+async def test_a_flag_that_does_not_apply_is_answered_and_the_model_loaded(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    put_model(ctx, "Tiny")
+    job = models.load(with_settings(ctx, wbits=4), "Tiny")
+    await job.wait()
+    told = "Loaded Tiny: float32, on the processor. "
+    told += "Tiny is not quantized, so --wbits was passed over."
+    assert models.jobs_json(ctx)[0]["told"] == told
+    said: list[str] = []
+    telling = asyncio.create_task(models.narrate(ctx, said.append))
+    while not said:
+        await asyncio.sleep(0)
+    telling.cancel()
+    assert said == [told]
+
+
+async def test_what_does_not_fit_is_refused_while_the_present_model_stays(
+    ctx: AppContext, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Machine((), ram_total=10**9, ram_free=10**6, disk_free=0)
+    monkeypatch.setattr(planning, "this_machine", lambda *_, **__: small)
+    put_model(ctx, "Tiny")
+    job = models.load(ctx, "Tiny")
+    await job.wait()
+    assert job.error is not None
+    assert "Tiny needs 0.4" in job.error.message
+    assert job.error.remedy
+    assert (engine.state.phase, Path(engine.state.path).name) == ("ready", "fake-model")
+
+
+# -- one model in the place of another --------------------------------------------------
+
+
+async def test_when_a_load_fails_the_earlier_model_comes_back_as_it_was(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    path = put_model(ctx, "Good")
+    await models.load(ctx, "Good", LoadOptions(context_length=16)).wait()
+    await engine.load_adapter("style", "loras/style")
+    engine.weigh_adapters({"style": 0.5})
+    before = engine.state
+    put_model(ctx, "Bad")
+    engine.load_error = LoadFailedError("Memory ran out.", "Choose a smaller model.")
+    job = models.load(ctx, "Bad")
+    await job.wait()
+    assert str(job.error) == "Memory ran out. Good is loaded again. Choose a smaller model."
+    assert (engine.state, engine.state.path) == (before, str(path))
+    assert [shown["state"] for shown in models.jobs_json(ctx)] == ["failed"]
+
+
+async def test_a_lora_that_does_not_come_back_is_named(ctx: AppContext, engine: FakeEngine) -> None:
+    await engine.load_adapter("style", "loras/style")
+    put_model(ctx, "Bad")
+    engine.load_error = LoadFailedError("Memory ran out.", "Choose a smaller model.")
+    engine.adapter_error = AdapterError("It is gone.")
+    job = models.load(ctx, "Bad")
+    await job.wait()
+    assert "fake-model is loaded again, without style." in str(job.error)
+
+
+async def test_when_neither_loads_both_reasons_are_told(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    put_model(ctx, "Bad")
+    engine.load_error = LoadFailedError("Memory ran out.", "Choose a smaller model.")
+    engine.loaded_once.clear()
+    job = models.load(ctx, "Bad")
+    await job.wait()
+    assert "fake-model, which was loaded before, could not be loaded again" in str(job.error)
+    assert engine.state.phase == "crashed"
+    assert models.engine_json(ctx, admin=True)["model"] == "fake-model"
+
+
+async def test_a_load_that_is_cancelled_leaves_the_earlier_model_one_click_away(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    put_model(ctx, "Good")
+    await models.load(ctx, "Good", LoadOptions(context_length=16)).wait()
+    put_model(ctx, "Slow")
+    engine.delay = 3600
+    job = models.load(ctx, "Slow")
+    while engine.state.phase != "loading":
+        await asyncio.sleep(0)
+    ctx.jobs.cancel(job.id)
+    await job.wait()
+    shown = models.engine_json(ctx, admin=True)
+    assert (shown["phase"], shown["model"], shown["error"]) == ("empty", "Good", None)
+    engine.delay = 0
+    await models.load_again(ctx).wait()
+    assert engine.state.phase == "ready"
+    assert loaded_with(engine).context_length == 16
+
+
+async def test_a_first_load_that_is_cancelled_leaves_nothing(
+    ctx: AppContext, engine: FakeEngine
+) -> None:
+    await engine.unload()
+    put_model(ctx, "Slow")
+    engine.delay = 3600
+    job = models.load(ctx, "Slow")
+    while engine.state.phase != "loading":
+        await asyncio.sleep(0)
+    ctx.jobs.cancel(job.id)
+    await job.wait()
+    assert models.engine_json(ctx, admin=True)["model"] == ""
 
 
 # -- begin ------------------------------------------------------------------------------
@@ -132,6 +268,13 @@ async def test_an_unknown_model_at_launch_is_a_failed_job_with_a_remedy(ctx: App
     assert job.error is not None
     assert "none" in job.error.message
     assert job.error.remedy
+
+
+async def test_a_name_that_is_nearly_right_names_the_model_that_is_there(ctx: AppContext) -> None:
+    put_model(ctx, "TheBloke_Llama-2-7B-GPTQ")
+    job = await begun(with_settings(ctx, model="TheBloke_Llama-2-7B-chat-GPTQ"))
+    assert job.error is not None
+    assert job.error.remedy == "Did you mean TheBloke_Llama-2-7B-GPTQ?"
 
 
 async def test_no_model_and_no_starter_says_what_to_do(ctx: AppContext) -> None:
@@ -190,10 +333,12 @@ async def test_the_terminal_is_told_how_a_job_ends(ctx: AppContext) -> None:
 async def test_what_was_loaded_when_the_worker_died_is_loaded_again(
     ctx: AppContext, engine: FakeEngine
 ) -> None:
-    await engine.load(models.load_command(ctx, put_model(ctx, "Tiny")))
+    put_model(ctx, "Tiny")
+    await models.load(ctx, "Tiny", LoadOptions(context_length=16)).wait()
     engine.die()
     await models.load_again(ctx).wait()
     assert ctx.engine.state.phase == "ready"
+    assert loaded_with(engine).context_length == 16
 
 
 async def test_there_is_nothing_to_load_again_at_first(ctx: AppContext) -> None:

@@ -210,6 +210,9 @@ async def test_the_routes_of_a_chat_do_what_they_say(ctx: AppContext) -> None:
         for path, body in (
             ("/rename", {"text": "Renamed"}),
             ("/system", {"text": "Be brief."}),
+            ("/adapters", {"adapters": [["poet", 0.8]]}),
+            ("/adapters", {"adapters": None}),
+            ("/adapters", {"adapters": []}),
             ("/messages/2/regenerate", {"values": VALUES}),
             ("/messages/3/continue", {"values": VALUES}),
             ("/messages/2/show", {}),
@@ -222,7 +225,7 @@ async def test_the_routes_of_a_chat_do_what_they_say(ctx: AppContext) -> None:
             assert (path, answer.status_code, answer.text) == (path, 200, "null")
             await ctx.chats.wait(chat)
     shown = await ctx.chats.chat(chat, "owner")
-    assert (shown.title, shown.system) == ("Renamed", "Be brief.")
+    assert (shown.title, shown.system, shown.adapters) == ("Renamed", "Be brief.", ())
     assert (await ctx.chats.branch(chat, "owner"))[0].content == "Hello"
 
 

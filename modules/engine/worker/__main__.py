@@ -24,11 +24,13 @@ from modules.engine.protocol import (
     Event,
     Failed,
     GenerateRequest,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     LoadModel,
     LoadProgress,
     TokenCounts,
+    UnloadAdapter,
 )
 from modules.errors import LoadFailedError
 
@@ -85,13 +87,17 @@ class Worker:
             from modules.engine.worker.runner import TransformersRunner
             from modules.engine.worker.scheduler import Scheduler
             from modules.engine.worker.tokens import end_ids
+            from modules.engine.worker.warm_up import kept_tokens, warm_up
             from modules.loader.transformers_loader import load
 
             folder = Path(command.path)
-            loaded = load(folder, progress, command.device, command.dtype)
-            info = model_info(folder, loaded.model, loaded.tokenizer)
+            loaded = load(folder, progress, command.options, command.placement, command.offload_dir)
+            progress("Warming up", 1.0)
+            warm_up(loaded.model)
+            info = model_info(folder, loaded, command.options)
+            kept = kept_tokens(loaded.model, loaded.inspection, info.context_length)
             scheduler = Scheduler(
-                TransformersRunner(loaded.model, info.context_length),
+                TransformersRunner(loaded.model, kept),
                 loaded.tokenizer,
                 end_ids(loaded.model.generation_config, loaded.tokenizer),
                 info.context_length,
@@ -122,6 +128,10 @@ class Worker:
                     scheduler.add(request)
                 case Cancel(id=request_id):
                     scheduler.cancel(request_id)
+                case LoadAdapter() as command:
+                    scheduler.load_adapter(command)
+                case UnloadAdapter() as command:
+                    scheduler.unload_adapter(command)
 
     def _count(self, command: CountTokens) -> None:
         from modules.engine.worker.tokens import encode

@@ -6,19 +6,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modules.engine.protocol import ModelInfo
+from modules.loader.options import LoadOptions
+from modules.loader.transformers_loader import LoadedModel
 
 __all__ = ["model_info"]
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 
-def model_info(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> ModelInfo:
+def model_info(folder: Path, loaded: LoadedModel, options: LoadOptions) -> ModelInfo:
     """What the page, the API and the prompt builder need to know of a loaded model."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    own = _context_length(model.config, tokenizer)
     # parameters() and buffers() name a tied weight once.
     tensors = chain(model.parameters(), model.buffers())
     special = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
@@ -26,23 +28,22 @@ def model_info(
         name=folder.name,
         path=str(folder),
         architecture=type(model).__name__,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=loaded.inspection.parameters,
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=_quantization(model.config),
+        quantization=_quantization(loaded, options),
         device=str(model.device),
-        context_length=_context_length(model.config, tokenizer),
+        context_length=min(own, options.context_length or own),
         memory=sum(tensor.nbytes for tensor in tensors),
         chat_template=_chat_template(tokenizer),
         special_tokens=special,
     )
 
 
-def _quantization(config: PreTrainedConfig) -> str:
-    about = getattr(config, "quantization_config", None)
-    if about is None:
-        return "none"
-    method = about.get("quant_method") if isinstance(about, dict) else about.quant_method
-    return str(getattr(method, "value", method))
+def _quantization(loaded: LoadedModel, options: LoadOptions) -> str:
+    stored = loaded.inspection.quantization
+    if stored is not None:
+        return stored.words
+    return "none" if options.quantize == "none" else f"{options.quantize[0]}-bit"
 
 
 def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,7 +1,8 @@
 """`PrefixCache`: KV caches of finished requests, for the next one that begins the same.
 
 A second turn of a chat, a regenerated reply and a shared system prompt skip the tokens
-that they have in common with an earlier request.
+that they have in common with an earlier request. Keys and values depend on the LoRAs that
+they were computed with, so a cache serves the same mix alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from modules.engine.mix import Mix
+
 __all__ = ["PrefixCache"]
 
 
@@ -19,6 +22,7 @@ __all__ = ["PrefixCache"]
 class _Entry:
     token_ids: list[int]
     cache: DynamicCache
+    mix: Mix
 
 
 class PrefixCache:
@@ -30,25 +34,25 @@ class PrefixCache:
         self._max_entries = max_entries
         self._entries: list[_Entry] = []
 
-    def put(self, token_ids: list[int], cache: DynamicCache) -> None:
-        """Keep a cache that holds exactly `token_ids`."""
+    def put(self, token_ids: list[int], cache: DynamicCache, mix: Mix = ()) -> None:
+        """Keep a cache that holds exactly `token_ids`, computed with `mix`."""
         if not token_ids or len(token_ids) > self._max_tokens:
             return
-        self._entries.append(_Entry(token_ids, cache))
+        self._entries.append(_Entry(token_ids, cache, mix))
         while (
             len(self._entries) > self._max_entries
             or sum(len(entry.token_ids) for entry in self._entries) > self._max_tokens
         ):
             self._entries.pop(0)
 
-    def take(self, token_ids: list[int]) -> tuple[DynamicCache, int]:
+    def take(self, token_ids: list[int], mix: Mix = ()) -> tuple[DynamicCache, int]:
         """A cache of the longest known prefix of `token_ids`, and that prefix's length.
 
         At least the last token is left to compute, for its logits. The cache is the
         caller's: an entry that loses little is handed over, any other is copied from.
         """
         best, length = None, 0
-        for entry in self._entries:
+        for entry in (entry for entry in self._entries if entry.mix == mix):
             common = _common(entry.token_ids, token_ids[:-1])
             if common > length and (common == len(entry.token_ids) or _croppable(entry.cache)):
                 best, length = entry, common
@@ -60,6 +64,10 @@ class PrefixCache:
         self._entries.remove(best)
         best.cache.crop(length - len(best.token_ids))
         return best.cache, length
+
+    def drop(self, adapter: str) -> None:
+        """Forget what was computed with an adapter."""
+        self._entries = [e for e in self._entries if adapter not in dict(e.mix)]
 
     def clear(self) -> None:
         """Give the memory back."""

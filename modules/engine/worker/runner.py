@@ -8,14 +8,19 @@ implementations of the protocol, and nothing above it changes.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from modules.engine.mix import require_applied
+from modules.engine.protocol import AdapterInfo
+from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.prefix_cache import PrefixCache
 from modules.engine.worker.sequence import Sequence
+from modules.engine.worker.tokens import input_ids
 from modules.errors import EngineError
 
 __all__ = ["Runner", "TransformersRunner"]
@@ -51,14 +56,29 @@ class Runner(Protocol):
         """Forget a sequence. Allowed at any time, also for one that was never started."""
         ...
 
+    def load_adapter(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
+        """Make a LoRA usable by `Sequence.mix`; its change is measured on the tokens `probe`.
+
+        No other may be there under this name. Raises AdapterError or ModelError.
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget a LoRA, if it is there. No sequence that was started may use it."""
+        ...
+
 
 class TransformersRunner:
-    """Any causal model of transformers, one sequence a forward, with its own KV cache."""
+    """Any causal model of transformers, one sequence a forward, with its own KV cache.
 
-    def __init__(self, model: PreTrainedModel, context_length: int) -> None:
+    `kept_tokens` of finished requests stay in memory, for those that begin the same.
+    """
+
+    def __init__(self, model: PreTrainedModel, kept_tokens: int) -> None:
         self._model = model
+        self._adapters = Adapters(model)
         self._caches: dict[str, DynamicCache] = {}
-        self._kept = PrefixCache(model.config, max_tokens=2 * context_length)
+        self._kept = PrefixCache(model.config, max_tokens=kept_tokens)
         embeddings: Any = model.get_input_embeddings()
         self._vocabulary = int(embeddings.weight.shape[0])
         # Only the last position's logits are wanted; nearly every architecture can be told.
@@ -66,14 +86,18 @@ class TransformersRunner:
         self._options: dict[str, int] = {"logits_to_keep": 1} if told else {}
 
     def start(self, seq: Sequence) -> int:
-        """Take over the longest kept prefix. Raises EngineError for an unknown token."""
+        """Take over the longest kept prefix.
+
+        Raises EngineError for an unknown token, and AdapterError for an unknown LoRA.
+        """
+        require_applied(seq.mix, self._adapters.names)
         # On a card an index past the embedding table ends every request, not this one alone.
         if max(seq.token_ids) >= self._vocabulary:
             raise EngineError(
                 "The prompt contains a special token that the model has no embedding for.",
                 "Remove it, or use the tokenizer that belongs to the model.",
             )
-        self._caches[seq.id], seq.computed = self._kept.take(seq.token_ids)
+        self._caches[seq.id], seq.computed = self._kept.take(seq.token_ids, seq.mix)
         return seq.computed
 
     def prefill(self, seq: Sequence, count: int) -> Tensor | None:
@@ -90,7 +114,16 @@ class TransformersRunner:
         """Keep the cache for requests that begin the same."""
         cache = self._caches.pop(seq.id, None)
         if cache is not None:
-            self._kept.put(seq.token_ids[: seq.computed], cache)
+            self._kept.put(seq.token_ids[: seq.computed], cache, seq.mix)
+
+    def load_adapter(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
+        """Read a LoRA, and lay it over the model."""
+        return self._adapters.load(name, folder, probe)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget a LoRA, and what was computed with it."""
+        self._adapters.unload(name)
+        self._kept.drop(name)
 
     def _decode_one(self, seq: Sequence) -> Tensor:
         try:
@@ -105,9 +138,10 @@ class TransformersRunner:
         # A forward that fails leaves a cache that some layers have written and some have
         # not; taken out first, it is gone then, and so are the kept ones, for their memory.
         cache = self._caches.pop(seq.id)
+        self._adapters.use(seq.mix)
         try:
             output = self._model(
-                input_ids=torch.tensor([ids], device=self._model.device),
+                input_ids=input_ids(self._model, ids),
                 past_key_values=cache,
                 use_cache=True,
                 **self._options,

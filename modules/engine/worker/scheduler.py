@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from modules.engine.protocol import Event, Failed, FinishReason, GenerateRequest, TokenChunk
+from modules.engine.protocol import (
+    AdapterLoaded,
+    AdapterUnloaded,
+    Event,
+    Failed,
+    FinishReason,
+    GenerateRequest,
+    LoadAdapter,
+    TokenChunk,
+    UnloadAdapter,
+)
 from modules.engine.worker.detokenizer import Detokenizer
 from modules.engine.worker.runner import Runner
 from modules.engine.worker.sampler import Sampler, token_logprob
 from modules.engine.worker.sequence import Sequence
 from modules.engine.worker.tokens import encode, stop_ids
-from modules.errors import EngineError, LanternError, PromptTooLongError
+from modules.errors import (
+    AdapterError,
+    EngineError,
+    LanternError,
+    ModelError,
+    PromptTooLongError,
+)
 
 __all__ = ["Scheduler"]
+
+# What a LoRA's change is measured on: an instruction, an answer, prose, numbers and code.
+_PROBE = (
+    "### Instruction: What is the capital of France?\n### Response: The capital of France is "
+    "Paris. Once upon a time there was an old house by the sea. 12 + 30 = 42\ndef f(x):"
+)
 
 
 class Scheduler:
@@ -66,6 +89,30 @@ class Scheduler:
             if seq.id == request_id:
                 self._finish(seq, "cancelled")
                 return
+
+    def load_adapter(self, command: LoadAdapter) -> None:
+        """Read a LoRA between two steps, in the place of one of the same name."""
+        try:
+            self._drop_adapter(command.name, "was read anew")
+            probe = encode(self._tokenizer, _PROBE, True)[: self._context_length]
+            info = self._runner.load_adapter(command.name, Path(command.path), probe)
+        except Exception as error:  # noqa: BLE001 - as for a request, it is the command's own
+            self._events.append(_failed(command.id, error))
+            return
+        self._events.append(AdapterLoaded(command.id, info))
+
+    def unload_adapter(self, command: UnloadAdapter) -> None:
+        """Forget a LoRA between two steps."""
+        self._drop_adapter(command.name, "was removed")
+        self._events.append(AdapterUnloaded(command.id))
+
+    def _drop_adapter(self, name: str, what: str) -> None:
+        """Replies that are under way with it fail: the rest would be another model's."""
+        for seq in [*self._prefilling, *self._running]:
+            if name in dict(seq.mix):
+                message = f"The LoRA {name} {what} while this reply was written with it."
+                self._fail(seq, AdapterError(message, "Regenerate the reply."))
+        self._runner.unload_adapter(name)
 
     def step(self) -> list[Event]:
         """Compute once for everyone; returns what happened, in order."""
@@ -188,6 +235,8 @@ class Scheduler:
 def _failed(request_id: str, error: Exception) -> Failed:
     if isinstance(error, PromptTooLongError):
         return Failed(request_id, "PromptTooLongError", error.message, error.remedy)
+    if isinstance(error, AdapterError | ModelError):
+        return Failed(request_id, "AdapterError", error.message, error.remedy)
     if isinstance(error, LanternError):
         return Failed(request_id, "EngineError", error.message, error.remedy)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from modules.engine.mix import Mix, checked_mix
 from modules.engine.protocol import Finished, FinishReason, GenerateRequest, Usage
 from modules.engine.worker.detokenizer import Detokenizer
 from modules.engine.worker.sampler import Sampler
@@ -19,7 +20,7 @@ class Sequence:
     `token_ids` is the prompt and the reply so far, without an end token. The first
     `computed` of them are in the KV cache; `cached_tokens` of the prompt were there before.
     The reply ends at `max_tokens` tokens in all, or at one of `end_ids`. A runner that can
-    tell whose forward failed notes it in `error`.
+    tell whose forward failed notes it in `error`. `mix` is what the request's LoRAs come to.
     """
 
     request: GenerateRequest
@@ -29,6 +30,7 @@ class Sequence:
     sampler: Sampler
     detokenizer: Detokenizer
     prompt_tokens: int = field(init=False)
+    mix: Mix = field(init=False)
     computed: int = 0
     cached_tokens: int = 0
     error: Exception | None = None
@@ -38,6 +40,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.token_ids)
+        self.mix = checked_mix(self.request.adapters or ())
 
     @property
     def id(self) -> str:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["encode", "end_ids", "stop_ids"]
+__all__ = ["encode", "end_ids", "input_ids", "stop_ids"]
+
+
+def input_ids(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """`ids` as the model takes them: [1, len(ids)], on its device."""
+    # Weights that are offloaded lie nowhere between forwards; their hooks move the input.
+    device = "cpu" if model.device.type == "meta" else model.device
+    return torch.tensor([ids], device=device)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: bool) -> list[int]:

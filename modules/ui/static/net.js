@@ -1,7 +1,7 @@
 // Talking to the server, and telling the user what came of it.
 
-/** POST to a route of the page. Shows the server's sentence and returns null on failure. */
-export async function post(path, body = {}) {
+/** POST to a route of the page. Tells `fault` the server's sentence and returns null on failure. */
+export async function post(path, body = {}, fault = (text) => say(text, "fault")) {
   try {
     const answer = await fetch(`page/${path}`, {
       method: "POST",
@@ -10,9 +10,9 @@ export async function post(path, body = {}) {
     });
     const data = await answer.json().catch(() => ({}));
     if (answer.ok) return data ?? {};
-    say(data.message ? `${data.message} ${data.remedy ?? ""}` : `The server answered ${answer.status}.`, "fault");
+    fault(data.message ? `${data.message} ${data.remedy ?? ""}` : `The server answered ${answer.status}.`);
   } catch {
-    say("The server does not answer. Is Lantern still running in its terminal?", "fault");
+    fault("The server does not answer. Is Lantern still running in its terminal?");
   }
   return null;
 }
@@ -59,6 +59,27 @@ export function element(tag, properties = {}, ...children) {
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
+}
+
+/** Fill `place` anew where `key` has changed; what people are about to press stays as it is. */
+export function redraw(place, key, ...children) {
+  const text = JSON.stringify(key);
+  if (place.dataset.key === text) return;
+  const focused = place.contains(document.activeElement) ? [...place.querySelectorAll("button, input")].indexOf(document.activeElement) : -1;
+  place.dataset.key = text;
+  place.replaceChildren(...children);
+  if (focused >= 0) [...place.querySelectorAll("button, input")][focused]?.focus();
+}
+
+/** Answer a press at once: a word, and no second press. Returns what takes that back. */
+export function working(button, word) {
+  const { textContent } = button;
+  button.disabled = true;
+  button.textContent = word;
+  return () => {
+    button.disabled = false;
+    button.textContent = textContent;
+  };
 }
 
 /** Resolves when an element with this id is in the page. */

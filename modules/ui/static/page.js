@@ -1,7 +1,9 @@
 // The page: one stream of state from the server, and what people do with it.
 
 import { copy, element, get, post, present, say } from "./net.js";
+import { drawLoras, openLoras } from "./loras.js";
 import { MessageList } from "./messages.js";
+import { drawModelTab } from "./model.js";
 import { drawStrip } from "./strip.js";
 
 const state = { chat: 0, chats: [], head: null, window: 60, stream: null, stick: true };
@@ -25,6 +27,8 @@ function connect() {
 
 function receive(update) {
   if (update.engine) drawStrip(update.engine, update.jobs ?? []);
+  if (update.engine) drawModelTab(update);
+  if (update.engine) drawLoras({ applied: update.engine.adapters });
   if (update.chats) drawChats(update.chats);
   if (update.gone) openChat(0);
   if (update.chat && update.chat.id === state.chat) drawChat(update.chat, update.messages);
@@ -86,7 +90,7 @@ function openChat(id) {
   else url.searchParams.delete("chat");
   history.replaceState(null, "", url);
   byId("composer-text").value = localStorage.getItem(draftKey()) ?? "";
-  if (!id) drawHead({ title: "", system: "", busy: false, order: [] });
+  if (!id) drawHead({ title: "", system: "", adapters: null, busy: false, order: [] });
   drawChats(state.chats);
   document.body.classList.remove("side-shown");
   connect();
@@ -128,6 +132,7 @@ function drawHead(head) {
   state.head = head;
   byId("chat-title").textContent = head.title || "New chat";
   byId("system-button").classList.toggle("set", Boolean(head.system));
+  drawLoras({ chosen: head.adapters });
   byId("send").hidden = head.busy;
   byId("stop").hidden = !head.busy;
   document.body.classList.toggle("chat-empty", !head.order.length);
@@ -182,6 +187,17 @@ async function send() {
   } finally {
     state.sending = false;
   }
+}
+
+async function saveLoras(mix) {
+  if (!state.chat) {
+    const made = await post("chats");
+    if (!made) return;
+    const text = byId("composer-text").value;
+    openChat(made.id);
+    byId("composer-text").value = text;
+  }
+  await post(`chats/${state.chat}/adapters`, { adapters: mix });
 }
 
 const act = (message, what, body = {}) => post(`chats/${state.chat}/messages/${message}/${what}`, body);
@@ -310,6 +326,7 @@ const ACTS = {
     if (await post(`chats/${state.chat}/system`, { text: byId("system-text").value })) byId("system-editor").hidden = true;
     preview();
   },
+  loras: () => openLoras(saveLoras),
   params: () => {
     document.body.classList.toggle("params-shown");
     localStorage.setItem("lantern-params-shown", document.body.classList.contains("params-shown") ? "1" : "");

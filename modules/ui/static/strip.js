@@ -36,7 +36,8 @@ function drawModel(place, engine) {
 }
 
 function drawJob(bar, engine, jobs) {
-  const job = jobs.find((one) => one.state === "running" || one.state === "queued");
+  const active = jobs.filter((one) => one.state === "running" || one.state === "queued");
+  const job = active.find((one) => one.kind !== "download") ?? active[0];
   if (!job) return bar.replaceChildren();
   const percent = Math.round(job.fraction * 100);
   const cancel = element("button", { type: "button", className: "quiet", title: "Cancel", ariaLabel: "Cancel" }, "×");
@@ -49,18 +50,29 @@ function drawJob(bar, engine, jobs) {
   );
 }
 
-function drawNotice(engine, jobs) {
+function drawNotice(engine, all) {
   const notice = document.getElementById("notice");
+  const jobs = all.filter((one) => one.kind !== "download"); // the Model tab tells of those
   const running = jobs.some((one) => one.state === "running" || one.state === "queued");
   const failed = jobs.find((one) => one.state === "failed");
   const error = engine.error ?? failed?.error ?? null;
+  const told = failed ? `${failed.error.message} ${failed.error.remedy}` : jobs.find((one) => one.told)?.told;
+  if (engine.phase === "ready" && told && !running && engine.admin) {
+    const dismiss = element("button", { type: "button", className: "quiet" }, "Dismiss");
+    dismiss.onclick = () => post(`jobs/${jobs.at(-1).id}/forget`);
+    notice.replaceChildren(element("span", {}, told), dismiss);
+    notice.classList.toggle("fault", Boolean(failed));
+    notice.hidden = false;
+    return;
+  }
   if (running || engine.phase === "ready" || engine.phase === "loading" || !engine.admin) {
     notice.hidden = engine.phase === "ready" || running || engine.phase === "loading";
     if (!notice.hidden) notice.replaceChildren(element("span", {}, "No model is loaded. Its owner can load one."));
     return;
   }
-  const again = engine.phase === "crashed" && engine.model;
-  const load = element("button", { type: "button", className: "primary" }, again ? "Load again" : "Choose a model");
+  const again = engine.model; // what crashed, or what was loaded before a load that was cancelled
+  const label = engine.phase === "crashed" ? "Load again" : `Load ${engine.model} again`;
+  const load = element("button", { type: "button", className: "primary" }, again ? label : "Choose a model");
   load.onclick = (event) => {
     event.stopPropagation();
     if (again) post("models/again");

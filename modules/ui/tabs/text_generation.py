@@ -31,6 +31,8 @@ _CHAT = """
     <button type="button" class="quiet side-open" data-act="fold" title="Chats"
       aria-label="Show the list of chats">☰</button>
     <h2 id="chat-title">New chat</h2>
+    <button type="button" class="quiet" data-act="loras" id="loras-button" aria-haspopup="menu"
+      title="The LoRAs of this chat" hidden></button>
     <button type="button" class="quiet" data-act="system" id="system-button">System message</button>
   </header>
   <div id="system-editor" class="system-editor" hidden>

@@ -1,0 +1,1 @@
+"""CUDA kernels, compiled where they run by the NVRTC that torch brings."""

@@ -1,0 +1,57 @@
+"""What a load would cost here and now: the page's way to a `Plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules.context import AppContext
+from modules.engine.protocol import LoadModel
+from modules.errors import LoadFailedError
+from modules.loader.inspect import Inspection
+from modules.loader.machine import Ending, Machine, this_machine
+from modules.loader.options import LoadOptions, load_options
+from modules.loader.plan import Plan, make_plan
+from modules.loader.saved_options import saved_options
+
+__all__ = ["free_machine", "load_command", "options_for", "plan_load", "summary"]
+
+
+def options_for(ctx: AppContext, path: Path) -> LoadOptions:
+    """How this launch loads the model in the folder `path`. Raises SettingsError.
+
+    What was saved for it counts where no flag says otherwise.
+    """
+    return load_options(ctx.settings, saved_options(ctx.settings.models_yaml, path.name))
+
+
+def free_machine(ctx: AppContext) -> Machine:
+    """The machine as it will be for the next load: without the present worker."""
+    pid, state = ctx.engine.pid, ctx.engine.state
+    if pid is None:
+        return this_machine(ctx.settings.offload_dir)
+    held = {}
+    if state.info is not None:
+        placed = state.command.placement.values() if state.command else ()
+        devices = {device for device in placed if device.startswith("cuda")} or {state.info.device}
+        held = {device: state.info.memory // len(devices) for device in devices}
+    return this_machine(ctx.settings.offload_dir, ending=Ending(pid, held))
+
+
+def plan_load(ctx: AppContext, inspection: Inspection, options: LoadOptions) -> Plan:
+    """What loading it in the place of the present model would cost. Looks at the machine."""
+    return make_plan(inspection, options, free_machine(ctx))
+
+
+def load_command(ctx: AppContext, path: Path, plan: Plan) -> LoadModel:
+    """The command that does what was planned. Raises LoadFailedError where it does not fit."""
+    if not plan.fits:
+        raise LoadFailedError(plan.message, plan.remedy)
+    return LoadModel(str(path), plan.options, plan.placement, str(ctx.settings.offload_dir))
+
+
+def summary(name: str, plan: Plan) -> str:
+    """What was loaded, in one line."""
+    names = {"cpu": "the processor", "disk": "the disk"}
+    devices = [names.get(device.device, device.device) for device in plan.devices]
+    where = " and ".join([", ".join(devices[:-1]), devices[-1]] if len(devices) > 1 else devices)
+    return f"Loaded {name}: {plan.weights}, on {where}."
