@@ -28,6 +28,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on loopback, which downloads of this test go to and hurry at."""
     monkeypatch.setattr("modules.loader.download.transfer._FIRST_WAIT_S", 0.001)
     monkeypatch.setenv("HF_TOKEN", "")
+    # The loader sets it where it is imported: in the worker, and in the tests of it.
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub

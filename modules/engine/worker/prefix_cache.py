@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from modules.engine.mix import Mix
+from modules.engine.worker.kv_cache import RoomyLayer, make_room, new_cache
 
 __all__ = ["PrefixCache"]
 
@@ -45,8 +46,10 @@ class PrefixCache:
         ):
             self._entries.pop(0)
 
-    def take(self, token_ids: list[int], mix: Mix = ()) -> tuple[DynamicCache, int]:
+    def take(self, token_ids: list[int], mix: Mix = (), room: int = 0) -> tuple[DynamicCache, int]:
         """A cache of the longest known prefix of `token_ids`, and that prefix's length.
+
+        It gets room for `room` tokens, so that it need not grow.
 
         At least the last token is left to compute, for its logits. The cache is the
         caller's: an entry that loses little is handed over, any other is copied from.
@@ -57,12 +60,13 @@ class PrefixCache:
             if common > length and (common == len(entry.token_ids) or _croppable(entry.cache)):
                 best, length = entry, common
         if best is None:
-            return DynamicCache(config=self._config), 0
+            return new_cache(self._config, room), 0
         if 2 * length < len(best.token_ids) and _copyable(best.cache):
             self._entries.append(self._entries.pop(self._entries.index(best)))
-            return self._copy(best.cache, length), length
+            return self._copy(best.cache, length, room), length
         self._entries.remove(best)
         best.cache.crop(length - len(best.token_ids))
+        make_room(best.cache, room)
         return best.cache, length
 
     def drop(self, adapter: str) -> None:
@@ -73,8 +77,8 @@ class PrefixCache:
         """Give the memory back."""
         self._entries.clear()
 
-    def _copy(self, cache: DynamicCache, length: int) -> DynamicCache:
-        copy = DynamicCache(config=self._config)
+    def _copy(self, cache: DynamicCache, length: int, room: int) -> DynamicCache:
+        copy = new_cache(self._config, room)
         layers: list[Any] = cache.layers
         for index, layer in enumerate(layers):
             copy.update(layer.keys[..., :length, :], layer.values[..., :length, :], index)
@@ -100,4 +104,4 @@ def _croppable(cache: DynamicCache) -> bool:
 
 
 def _copyable(cache: DynamicCache) -> bool:
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)

@@ -25,6 +25,9 @@ from modules.errors import EngineError
 
 __all__ = ["Runner", "TransformersRunner"]
 
+_REPLY = 512
+"""Tokens of a reply that its cache has room for from the start."""
+
 
 class Runner(Protocol):
     """Computes logits for sequences. It advances `Sequence.computed`, and nothing else of it.
@@ -97,7 +100,8 @@ class TransformersRunner:
                 "The prompt contains a special token that the model has no embedding for.",
                 "Remove it, or use the tokenizer that belongs to the model.",
             )
-        self._caches[seq.id], seq.computed = self._kept.take(seq.token_ids, seq.mix)
+        room = min(seq.max_tokens, len(seq.token_ids) + _REPLY)
+        self._caches[seq.id], seq.computed = self._kept.take(seq.token_ids, seq.mix, room)
         return seq.computed
 
     def prefill(self, seq: Sequence, count: int) -> Tensor | None:

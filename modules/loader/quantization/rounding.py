@@ -17,6 +17,7 @@ __all__ = ["quantize"]
 
 _LEAST = 2**-24  # the least float16: a group of zeros has no range
 _STEPS = 8  # twenty gained nothing more
+_SLICE = 2**22  # weights
 
 
 def quantize(weight: Tensor, form: QuantizationFormat) -> Packed:
@@ -25,6 +26,20 @@ def quantize(weight: Tensor, form: QuantizationFormat) -> Packed:
     Symmetric: plain rounding, with the largest weight at the end of the range; what 8 bits
     need. Else half-quadratic, with a zero point between the levels; what 4 bits need.
     """
+    # In slices, so that the work takes little memory beside what it makes.
+    rows = max(1, _SLICE // weight.shape[1])
+    parts = [_quantize(part, form) for part in weight.split(rows)]
+    zeros = None if form.symmetric else torch.cat([zeros for _, _, zeros in parts])
+    return Packed(
+        torch.cat([codes for codes, _, _ in parts]),
+        torch.cat([scales for _, scales, _ in parts]),
+        zeros,
+        None,
+    )
+
+
+def _quantize(weight: Tensor, form: QuantizationFormat) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed codes [out, bytes], scales and zero points [out, groups]."""
     size = weight.shape[1] if form.group_size == -1 else form.group_size
     grouped = _grouped(weight.float(), size)
     scales, zeros = (
@@ -32,8 +47,7 @@ def quantize(weight: Tensor, form: QuantizationFormat) -> Packed:
     )
     codes = _codes(grouped, scales.float(), zeros.float(), form.bits)
     flat = codes.to(torch.uint8).flatten(1)[:, : weight.shape[1]]
-    kept = None if form.symmetric else zeros[..., 0].contiguous()
-    return Packed(pack(flat, form.bits), scales[..., 0].contiguous(), kept, None)
+    return pack(flat, form.bits), scales[..., 0], zeros[..., 0]
 
 
 def _grouped(weight: Tensor, size: int) -> Tensor:

@@ -9,14 +9,13 @@ The reference is the plain torch of `QuantizedLinear`; benchmarks/packed_product
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modules.engine.worker.kernels.launch import Kernel
 from modules.loader.quantization.linear import QuantizedLinear
 
 __all__ = ["CudaLinear", "PackedKernels", "use_kernels"]
@@ -29,24 +28,22 @@ _MOST_ROWS = 8
 _THREADS = 128
 _OUTPUTS = 2 * _THREADS // 32  # outputs of a block; the 2 is OUTPUTS in packed.cu
 
-Launch = Callable[..., None]
-
 
 class PackedKernels:
     """The compiled kernels of one process, each compiled when it is first wanted (0.2 s)."""
 
     def __init__(self) -> None:
-        self._compiled: dict[tuple[str, int, torch.dtype, int, int | None], Launch] = {}
+        self._compiled: dict[tuple[str, int, torch.dtype, int, int | None], Kernel] = {}
 
     def multiply(self, layer: QuantizedLinear, x: Tensor) -> Tensor:
         """x [rows, in] times the weights: [rows, out], for 1 to 8 rows."""
         rows, inputs = x.shape
         y = torch.empty(rows, layer.out_features, dtype=x.dtype, device=x.device)
         blocks = -(-layer.out_features // _OUTPUTS)
-        launch = self._kernel("product", layer.bits, x, 1 if rows == 1 else _MOST_ROWS)
-        sizes = [inputs, layer.out_features, layer.group_size, layer.scales.shape[1]]
-        args = [*_tensors(layer), x, y, *sizes, rows, int(layer.zeros is not None)]
-        launch(grid=(blocks, 1, 1), block=(_THREADS, 1, 1), args=args)
+        kernel = self._kernel("product", layer.bits, x, 1 if rows == 1 else _MOST_ROWS)
+        sizes = (inputs, layer.out_features, layer.group_size, layer.scales.shape[1])
+        tensors = (*_tensors(layer), x, y)
+        kernel.launch(blocks, _THREADS, *tensors, *sizes, rows, int(layer.zeros is not None))
         return y
 
     def dequantize(self, layer: QuantizedLinear, dtype: torch.dtype) -> Tensor:
@@ -54,20 +51,19 @@ class PackedKernels:
         shape = (layer.out_features, layer.in_features)
         weight = torch.empty(shape, dtype=dtype, device=layer.weight.device)
         blocks = -(-weight.numel() // (8 * _THREADS))
-        launch = self._kernel("dequantize", layer.bits, weight, 1)
-        sizes = [layer.in_features, layer.out_features, layer.group_size, layer.scales.shape[1]]
-        args = [*_tensors(layer), weight, *sizes, int(layer.zeros is not None)]
-        launch(grid=(blocks, 1, 1), block=(_THREADS, 1, 1), args=args)
+        kernel = self._kernel("dequantize", layer.bits, weight, 1)
+        sizes = (layer.in_features, layer.out_features, layer.group_size, layer.scales.shape[1])
+        tensors = (*_tensors(layer), weight)
+        kernel.launch(blocks, _THREADS, *tensors, *sizes, int(layer.zeros is not None))
         return weight
 
-    def _kernel(self, name: str, bits: int, like: Tensor, rows: int) -> Launch:
+    def _kernel(self, name: str, bits: int, like: Tensor, rows: int) -> Kernel:
         key = (name, bits, like.dtype, rows, like.device.index)
         if key not in self._compiled:
             defined = f"#define BITS {bits}\n#define ROWS {rows}\n"
             defined += f"#define BFLOAT {int(like.dtype == torch.bfloat16)}\n"
-            compile_kernel: Any = torch.cuda._compile_kernel
-            with torch.cuda.device(like.device):
-                self._compiled[key] = compile_kernel(defined + _SOURCE.read_text(), name)
+            source = defined + _SOURCE.read_text(encoding="utf-8")
+            self._compiled[key] = Kernel(source, name, like.device)
         return self._compiled[key]
 
 
