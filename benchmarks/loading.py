@@ -2,8 +2,8 @@
 
     python benchmarks/loading.py MODEL [MODEL ...] [--quantize none 8bit 4bit] [--context 4096]
 
-Each model is loaded twice by an engine worker, as the page does it: the first time includes
-whatever a first time costs, the second has the files in the page cache. Then one request fills
+Each model is loaded three times by an engine worker, as the page does it: from nothing, again,
+and into a worker that was prepared, as one is when somebody looks at the Model tab. Then one request fills
 the context, and the worker's memory is read: from the driver for a card, from the kernel for
 the processor (anonymous memory, so that mapped files do not count). After the unload it is
 read once more. Prints rows for benchmarks/RESULTS.md.
@@ -68,7 +68,10 @@ async def measure(folder: Path, quantize: str, context: int) -> str:
     engine = LocalEngine()
     command = LoadModel(str(folder), options, plan.placement)
     seconds = []
-    for _ in range(2):
+    for prepared in (False, False, True):
+        if prepared:
+            engine.prepare()
+            await asyncio.sleep(20)
         started = time.monotonic()
         following = asyncio.create_task(stages(engine, started))
         await engine.load(command)
@@ -81,7 +84,7 @@ async def measure(folder: Path, quantize: str, context: int) -> str:
     left = card_used() - before if card else processor_used(engine.pid)
     planned = next(d.used for d in plan.devices if card == d.device.startswith("cuda"))
     return (
-        f"| {folder.name} | {plan.weights} | {seconds[0]:.2f} | {seconds[1]:.2f} "
+        f"| {folder.name} | {plan.weights} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[2]:.2f} "
         f"| {planned / 1e9:.3f} | {used / 1e9:.3f} | {planned / used - 1:+.1%} "
         f"| {left / 1e6:.0f} MB | {speed:.0f} |"
     )
@@ -105,7 +108,9 @@ async def run(options: argparse.Namespace) -> None:
             print(f"{folder.name}, quantize={quantize}", flush=True)
             rows.append(await measure(folder, quantize, options.context))
             print(rows[-1], flush=True)
-    heads = "model, loaded as, first load s, again s, planned GB, reported GB, plan off by"
+    heads = (
+        "model, loaded as, first load s, again s, prepared s, planned GB, reported GB, plan off by"
+    )
     columns = [*heads.split(", "), "left after unload", "decode tok/s"]
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     print("\n".join(rows))

@@ -106,6 +106,10 @@ class EngineClient(Protocol):
         """
         ...
 
+    def prepare(self) -> None:
+        """Get ready for a load that is likely to come, so that it takes less time."""
+        ...
+
     async def unload(self) -> None:
         """End the worker, and with it all that it held. Running requests fail."""
         ...

@@ -105,6 +105,9 @@ class FakeEngine:
         self._become(EngineState("ready", command.path, info=info, command=command))
         return info
 
+    def prepare(self) -> None:
+        """There is nothing to get ready."""
+
     async def unload(self) -> None:
         """Forget the model."""
         self._become(EngineState())

@@ -54,8 +54,12 @@ __all__ = ["LocalEngine"]
 log = logging.getLogger(__name__)
 
 
+_PREPARED_S = 180.0
+"""How long a prepared worker waits for a model; it takes some 300 MB of memory."""
+
+
 class LocalEngine:
-    """At most one worker; loading another model ends the present one first."""
+    """At most one worker with a model; loading another model ends the present one first."""
 
     def __init__(self) -> None:
         self.state = EngineState()
@@ -63,6 +67,7 @@ class LocalEngine:
         self._lock = asyncio.Lock()
         self._closed = False
         self._worker: WorkerProcess | None = None
+        self._prepared: WorkerProcess | None = None
         self._ending: set[WorkerProcess] = set()
         self._loaded: asyncio.Future[ModelInfo] | None = None
         self._replies: dict[str, asyncio.Queue[TokenChunk | Finished | LanternError]] = {}
@@ -72,6 +77,16 @@ class LocalEngine:
     def pid(self) -> int | None:
         """The process id of the worker, while there is one."""
         return self._worker.pid if self._worker else None
+
+    def prepare(self) -> None:
+        """Start a worker that imports its libraries while nobody waits for it.
+
+        The next load takes it over; without one, it ends after a while.
+        """
+        if self._prepared is None and not self._closed and self.state.phase != "loading":
+            loop = asyncio.get_running_loop()
+            self._prepared = WorkerProcess(loop, self._receive, self._lost)
+            loop.call_later(_PREPARED_S, self._drop_prepared, self._prepared)
 
     async def load(self, command: LoadModel) -> ModelInfo:
         """Load a checkpoint in the place of the present one; one load at a time.
@@ -177,6 +192,7 @@ class LocalEngine:
     async def close(self) -> None:
         """End everything; no process and no thread is left."""
         self._closed = True
+        self._drop_prepared(self._prepared)
         await self.unload()
 
     async def _answer(self, key: str, command: Command) -> Any:
@@ -193,7 +209,8 @@ class LocalEngine:
 
     def _start_worker(self, command: LoadModel) -> None:
         loop = asyncio.get_running_loop()
-        self._worker = WorkerProcess(loop, self._receive, self._lost)
+        self._worker = self._prepared or WorkerProcess(loop, self._receive, self._lost)
+        self._prepared = None
         # The worker has a working directory of its own.
         self._worker.send(replace(command, path=str(Path(command.path).resolve())))
 
@@ -204,6 +221,12 @@ class LocalEngine:
             worker.stop()
             self._ending.add(worker)
         self._fail_all(error)
+
+    def _drop_prepared(self, worker: WorkerProcess | None) -> None:
+        if worker is not None and worker is self._prepared:
+            self._prepared = None
+            worker.stop()
+            self._ending.add(worker)
 
     async def _until_ended(self) -> None:
         for worker in list(self._ending):
@@ -275,6 +298,8 @@ class LocalEngine:
         """The process ended; unless it was let go before, that is a crash."""
         worker.join()
         worker.ended.set()
+        if worker is self._prepared:
+            self._prepared = None
         if worker is self._worker:
             kind = LoadFailedError if self.state.phase == "loading" else WorkerDiedError
             self._crash(kind(why, "Load the model again, or a smaller one if memory ran out."))

@@ -75,6 +75,7 @@ def _add_choice(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/models/plan")
     async def plan(caller: Admin, body: _Options) -> dict[str, Any]:
+        ctx.engine.prepare()  # who looks at a plan is about to load
         return await asyncio.to_thread(_plan, ctx, body.name, body.options)
 
 

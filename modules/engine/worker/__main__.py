@@ -8,6 +8,7 @@ away, so does this one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -59,6 +60,9 @@ class Worker:
     def run(self) -> None:
         """Load what the first command says, then serve until the process is ended."""
         threading.Thread(target=self._read, name="commands", daemon=True).start()
+        self._send([LoadProgress("Importing the libraries", 0.02)])
+        # Before anybody asks: a worker may be started in advance for that.
+        _import_libraries()
         command = self._commands.get()
         if isinstance(command, LoadModel):
             scheduler = self._load(command)
@@ -81,7 +85,6 @@ class Worker:
         def progress(stage: str, fraction: float) -> None:
             self._send([LoadProgress(stage, fraction)])
 
-        progress("Importing the libraries", 0.02)
         try:
             from modules.engine.worker.model_info import model_info
             from modules.engine.worker.runner import TransformersRunner
@@ -152,8 +155,20 @@ class Worker:
             self._connection.send(events)
 
 
+def _import_libraries() -> None:
+    """Import what every load needs. What goes wrong here goes wrong again in the load."""
+    with contextlib.suppress(Exception):
+        from transformers import LlamaForCausalLM  # noqa: F401 - most models are, or are alike
+
+        import modules.engine.worker.runner
+        import modules.loader.transformers_loader  # noqa: F401
+
+
 def _unforeseen(error: Exception) -> tuple[str, str]:
     """A message and a remedy for an error that nothing below has put into words."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        remedy = "Choose a smaller context or 4-bit, or end what else uses the memory."
+        return "Memory ran out while the model was made ready.", remedy
     text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return f"The engine worker met an error ({text}).", "Load the model again."
 

@@ -28,7 +28,7 @@ def quantize(weight: Tensor, form: QuantizationFormat) -> Packed:
     """
     # In slices, so that the work takes little memory beside what it makes.
     rows = max(1, _SLICE // weight.shape[1])
-    parts = [_quantize(part, form) for part in weight.split(rows)]
+    parts = [_quantize(part, form) for part in torch.split(weight, rows)]
     zeros = None if form.symmetric else torch.cat([zeros for _, _, zeros in parts])
     return Packed(
         torch.cat([codes for codes, _, _ in parts]),
