@@ -3,10 +3,10 @@
     python benchmarks/loading.py MODEL [MODEL ...] [--quantize none 8bit 4bit] [--context 4096]
 
 Each model is loaded three times by an engine worker, as the page does it: from nothing, again,
-and into a worker that was prepared, as one is when somebody looks at the Model tab. Then one request fills
-the context, and the worker's memory is read: from the driver for a card, from the kernel for
-the processor (anonymous memory, so that mapped files do not count). After the unload it is
-read once more. Prints rows for benchmarks/RESULTS.md.
+and into a worker that was prepared, as one is when somebody looks at the Model tab. Then one
+request fills the context, and the worker's memory is read: from the driver for a card, from
+the kernel for the processor (anonymous memory, so that mapped files do not count). After the
+unload it is read once more. Prints rows for benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def measure(folder: Path, quantize: str, context: int) -> str:
     for prepared in (False, False, True):
         if prepared:
             engine.prepare()
-            await asyncio.sleep(20)
+            await asyncio.sleep(12)
         started = time.monotonic()
         following = asyncio.create_task(stages(engine, started))
         await engine.load(command)
@@ -83,8 +83,9 @@ async def measure(folder: Path, quantize: str, context: int) -> str:
     await engine.close()
     left = card_used() - before if card else processor_used(engine.pid)
     planned = next(d.used for d in plan.devices if card == d.device.startswith("cuda"))
+    times = " | ".join(f"{taken:.2f}" for taken in seconds)
     return (
-        f"| {folder.name} | {plan.weights} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[2]:.2f} "
+        f"| {folder.name} | {plan.weights} | {times} "
         f"| {planned / 1e9:.3f} | {used / 1e9:.3f} | {planned / used - 1:+.1%} "
         f"| {left / 1e6:.0f} MB | {speed:.0f} |"
     )

@@ -16,7 +16,7 @@ __all__ = ["PROCESSOR_WORKSPACE", "Footprint", "Unit", "footprint"]
 # benchmarks/RESULTS.md for the prediction against what is reported.
 _CARD = 700 * 2**20
 """CUDA's context, the code of its kernels, and cuBLAS' buffers, as the driver reports them."""
-PROCESSOR_WORKSPACE = 420 * 2**20
+PROCESSOR_WORKSPACE = 290 * 2**20
 """Python with torch and transformers, without the files that it maps."""
 _CHUNK, _CHUNK_PROCESSOR = 256, 128
 """Prompt tokens in one forward, as the worker cuts them."""

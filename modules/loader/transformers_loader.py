@@ -100,7 +100,9 @@ def _device(options: LoadOptions) -> str:
 
 
 def _tokenizer(inspection: Inspection) -> PreTrainedTokenizerBase:
-    gguf = {"gguf_file": _gguf(inspection)} if _gguf(inspection) else {}
+    # A tokenizer.json beside a GGUF file is better: the file has lost how it splits text.
+    beside = "tokenizer.json" in inspection.files
+    gguf = {"gguf_file": _gguf(inspection)} if _gguf(inspection) and not beside else {}
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         inspection.path, local_files_only=True, trust_remote_code=False, **gguf
     )

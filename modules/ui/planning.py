@@ -39,7 +39,19 @@ def free_machine(ctx: AppContext) -> Machine:
 
 def plan_load(ctx: AppContext, inspection: Inspection, options: LoadOptions) -> Plan:
     """What loading it in the place of the present model would cost. Looks at the machine."""
-    return make_plan(inspection, options, free_machine(ctx))
+    adapters = _adapter_bytes(ctx, inspection.path)
+    return make_plan(inspection, options, free_machine(ctx), adapter_bytes=adapters)
+
+
+def _adapter_bytes(ctx: AppContext, path: Path) -> int:
+    """The LoRAs that will lie over the model: those on it now, or those of the command line."""
+    state = ctx.engine.state
+    if Path(state.path) == path and state.adapters:
+        folders = [Path(adapter.info.path) for adapter in state.adapters]
+    else:
+        folders = [ctx.settings.lora_dir / name for name in ctx.settings.lora]
+    files = (folder / "adapter_model.safetensors" for folder in folders)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def load_command(ctx: AppContext, path: Path, plan: Plan) -> LoadModel:
