@@ -195,7 +195,7 @@ def jobs_json(ctx: AppContext) -> list[dict[str, Any]]:
             "fraction": round(job.fraction, 3),
             "state": job.state,
             "error": _error_json(job.error),
-            "told": " ".join([job.outcome, *job.notes]) if job.notes else "",
+            "told": " ".join(job.notes),  # the strip itself says what is loaded
         }
         for job in shown
     ]

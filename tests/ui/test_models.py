@@ -136,7 +136,7 @@ async def test_a_flag_that_does_not_apply_is_answered_and_the_model_loaded(
     await job.wait()
     told = "Loaded Tiny: float32, on the processor. "
     told += "Tiny is not quantized, so --wbits was passed over."
-    assert models.jobs_json(ctx)[0]["told"] == told
+    assert models.jobs_json(ctx)[0]["told"] == "Tiny is not quantized, so --wbits was passed over."
     said: list[str] = []
     telling = asyncio.create_task(models.narrate(ctx, said.append))
     while not said:

@@ -61,10 +61,11 @@ function drawNotice(engine, all) {
     const dismiss = element("button", { type: "button", className: "quiet" }, "Dismiss");
     dismiss.onclick = () => post(`jobs/${jobs.at(-1).id}/forget`);
     notice.replaceChildren(element("span", {}, told), dismiss);
-    notice.classList.toggle("fault", Boolean(failed));
+    notice.className = failed ? "notice aside fault" : "notice aside";
     notice.hidden = false;
     return;
   }
+  notice.classList.remove("aside");
   if (running || engine.phase === "ready" || engine.phase === "loading" || !engine.admin) {
     notice.hidden = engine.phase === "ready" || running || engine.phase === "loading";
     if (!notice.hidden) notice.replaceChildren(element("span", {}, "No model is loaded. Its owner can load one."));
