@@ -208,8 +208,8 @@ def test_a_context_beyond_the_models_own_is_passed_over_with_a_note() -> None:
 def test_a_refusal_has_figures_and_says_what_would_fit() -> None:
     plan = make_plan(inspection(LLAMA_2_7B), LoadOptions(), machine(12))
     assert plan.message == (
-        "Llama-2-7B needs 16.3 GB for a context of 4,096 tokens "
-        "(weights 13.5, KV cache 2.15, workspace 0.65), and 12.0 GB are free on cuda:0."
+        "Llama-2-7B needs 16.4 GB for a context of 4,096 tokens "
+        "(weights 13.5, KV cache 2.15, workspace 0.80), and 12.0 GB are free on cuda:0."
     )
     assert plan.remedy.startswith("This would fit: 8-bit weights, or 4-bit weights, or ")
 
