@@ -23,7 +23,7 @@ PORT = 7897
 URL = f"http://127.0.0.1:{PORT}/"
 QUESTIONS = (
     "What is the capital of France?",
-    "Write a Python function that checks whether a number is prime.",
+    "Write a Python function that adds two numbers.",
 )
 
 
@@ -72,13 +72,20 @@ def photograph() -> None:
                 picture(page, f"{name}-{theme}")
             page.click("button[role=tab]:has-text('Parameters')")
             picture(page, f"parameters-{theme}")
+            page.click("button[role=tab]:has-text('Model')")
+            expect(page.locator("#tab-model")).to_contain_text("Memory", timeout=30_000)
+            picture(page, f"model-{theme}")
         browser.close()
 
 
 def decide_greedily(page: Page) -> None:
     """Temperature 0, so that the pictures can be made again."""
     page.click("button[role=tab]:has-text('Parameters')")
-    for name, value in (("temperature", "0"), ("max_new_tokens", "160")):
+    for name, value in (
+        ("temperature", "0"),
+        ("repetition_penalty", "1"),
+        ("max_new_tokens", "160"),
+    ):
         box = page.locator(f"#knob-{name} input[type=number]")
         box.fill(value)
         box.blur()

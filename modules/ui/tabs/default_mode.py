@@ -71,9 +71,11 @@ def build(ctx: AppContext) -> Components:
                 counted = gr.HTML("", elem_classes="soft counted", elem_id="default-counted")
                 count = gr.Button("Count tokens", size="sm", min_width=110)
             with gr.Row(elem_classes="writing-buttons"):
-                start = gr.Button("Generate", variant="primary", elem_id="default-generate")
-                go_on = gr.Button("Continue", elem_id="default-continue")
-                stop = gr.Button("■ Stop", elem_id="default-stop", interactive=False)
+                start = gr.Button(
+                    "Generate", variant="primary", elem_id="default-generate", min_width=90
+                )
+                go_on = gr.Button("Continue", elem_id="default-continue", min_width=90)
+                stop = gr.Button("■ Stop", elem_id="default-stop", interactive=False, min_width=90)
         with gr.Column(elem_classes="writing-half"):
             with gr.Tabs(elem_classes="reader"):
                 with gr.Tab("Raw"):
