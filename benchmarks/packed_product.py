@@ -42,8 +42,8 @@ def seconds(work: Callable[[], object], repeats: int = 20) -> float:
 
 
 def layer_of(inputs: int, outputs: int, bits: int) -> QuantizedLinear:
-    layer = QuantizedLinear(inputs, outputs, bits=bits, group_size=128, symmetric=True)
-    layer.perm = None
+    layer = QuantizedLinear(inputs, outputs, bits=bits, group_size=128)
+    layer.zeros = layer.perm = None
     layer.weight.data = torch.randint(0, 256, layer.weight.shape, dtype=torch.uint8)
     layer.scales.data = torch.rand(layer.scales.shape).half() * 0.01
     return layer.cuda()

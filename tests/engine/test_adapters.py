@@ -164,7 +164,8 @@ def test_an_adapter_over_weights_that_are_brought_in_for_each_forward(
 
 
 def random_layer(inputs: int, outputs: int) -> QuantizedLinear:
-    layer = QuantizedLinear(inputs, outputs, bits=4, group_size=32, act_order=False)
+    layer = QuantizedLinear(inputs, outputs, bits=4, group_size=32)
+    layer.perm = None
     layer.weight.data = torch.randint(0, 256, layer.weight.shape, dtype=torch.uint8)
     layer.scales.data = torch.rand(layer.scales.shape).half() * 0.05
     layer.zeros.data = torch.full(layer.scales.shape, 8.0).half()

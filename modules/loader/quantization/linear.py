@@ -23,8 +23,9 @@ class QuantizedLinear(nn.Module):
     """y = x Wᵀ + bias with W[o, i] = (code[o, i] - zero[o, g]) * scale[o, g], g = i // group_size.
 
     The inputs are taken in the order of `perm` where there is one (GPTQ's act-order: sorted
-    by group, so that each group is contiguous). Tensors, all of them parameters without a
-    gradient, so that device maps, offloading and state dicts treat them as weights:
+    by group, so that each group is contiguous). A new layer has room for every tensor; whoever
+    fills it sets to None what would say nothing. All are parameters without a gradient, so
+    that device maps, offloading and state dicts treat them as weights:
 
     - `weight` uint8 [out_features, in_features * bits / 8], codes as `packing` describes them
     - `scales` [out_features, groups], float16 unless the checkpoint has them otherwise
@@ -47,8 +48,6 @@ class QuantizedLinear(nn.Module):
         bits: int,
         group_size: int,
         bias: bool = False,
-        symmetric: bool = False,
-        act_order: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -59,8 +58,8 @@ class QuantizedLinear(nn.Module):
         groups = math.ceil(in_features / self.group_size)
         self.weight = _frozen(torch.empty(out_features, in_features * bits // 8, dtype=torch.uint8))
         self.scales = _frozen(torch.empty(out_features, groups, dtype=torch.float16))
-        self.zeros = None if symmetric else _frozen(torch.empty_like(self.scales))
-        self.perm = _frozen(torch.empty(in_features, dtype=torch.int32)) if act_order else None
+        self.zeros = _frozen(torch.empty_like(self.scales))
+        self.perm = _frozen(torch.empty(in_features, dtype=torch.int32))
         self.bias = _frozen(torch.empty(out_features, dtype=dtype)) if bias else None
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:

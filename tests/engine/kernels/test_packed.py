@@ -20,8 +20,9 @@ ROWS = (1, 2, 5, 8, 9, 70)
 
 def layer_of(inputs: int, outputs: int, bits: int, group: int, zeros: bool) -> QuantizedLinear:
     torch.manual_seed(inputs + outputs + bits)
-    layer = QuantizedLinear(inputs, outputs, bits=bits, group_size=group, symmetric=not zeros)
+    layer = QuantizedLinear(inputs, outputs, bits=bits, group_size=group)
     layer.perm = None
+    layer.zeros = layer.zeros if zeros else None
     layer.weight.data = torch.randint(0, 256, layer.weight.shape, dtype=torch.uint8)
     layer.scales.data = torch.rand(layer.scales.shape).half() * 0.01
     if layer.zeros is not None:
