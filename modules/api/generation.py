@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from modules.api.errors import ApiError
 from modules.api.parameters import reply_limit, sampling_params
 from modules.api.requests import Body, ChatBody, CompletionBody
-from modules.chat.prompt import loaded_model, render_chat, stop_strings, usable_context
+from modules.chat.prompt import loaded_model, render_chat, usable_context
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob
@@ -72,15 +74,18 @@ class Total:
             self.cached_tokens += end.usage.cached_tokens
 
 
-async def chat_job(engine: EngineClient, body: ChatBody) -> Job:
+async def chat_job(engine: EngineClient, body: ChatBody, templates: TemplateChoices) -> Job:
     """The prompt of a conversation. Turns are never dropped: it fits, or is refused."""
     info = loaded_model(engine)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    params = sampling_params(body, stop_strings(info))
-    prompt = await render_chat(info, [m.as_message() for m in body.messages])
+    params = sampling_params(body)
+    template = await asyncio.to_thread(templates.template_of, info)
+    prompt = await render_chat(info, template, [m.as_message() for m in body.messages])
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return await _job(engine, info, body, _Prompts([prompt], params, False, logprobs))
+    return await _job(
+        engine, info, body, _Prompts([prompt], params, False, logprobs, template.stop)
+    )
 
 
 async def completion_job(engine: EngineClient, body: CompletionBody) -> Job:
@@ -96,6 +101,7 @@ class _Prompts:
     params: SamplingParams
     special_tokens: bool
     logprobs: int | None
+    stop: tuple[str, ...] = ()
 
 
 async def _job(engine: EngineClient, info: ModelInfo, body: Body, prompts: _Prompts) -> Job:
@@ -121,6 +127,7 @@ def _choices(
             params.replace(seed=seed),
             prompts.special_tokens,
             prompts.logprobs,
+            stop=prompts.stop,
         )
 
 

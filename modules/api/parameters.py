@@ -2,7 +2,8 @@
 
 OpenAI's names that mean the same here (`temperature`, `top_p`, `seed`, `stop`) are names
 of `SamplingParams` already, and all of those are accepted: a new sampler needs nothing
-here. An option that would change the result and is not there is refused, never ignored.
+here, unless OpenAI writes it in another form. An option that would change the result and
+is not there is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -31,13 +32,10 @@ _ONLY_NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
     "modalities": (["text"],),
     "prediction": (),
-    "presence_penalty": (0,),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
@@ -49,7 +47,7 @@ _ONLY_NEUTRAL: dict[str, tuple[object, ...]] = {
 """OpenAI's options that are not there, with the values at which that makes no difference."""
 
 
-def sampling_params(body: Body, extra_stop: tuple[str, ...] = ()) -> SamplingParams:
+def sampling_params(body: Body) -> SamplingParams:
     """The parameters of a request, but for `max_new_tokens`, which needs the prompt.
 
     Raises ApiError for options unknown or not supported, InvalidInputError for values.
@@ -60,7 +58,7 @@ def sampling_params(body: Body, extra_stop: tuple[str, ...] = ()) -> SamplingPar
         if value is None:
             continue
         if name in names:
-            changes[name] = value
+            changes[name] = _as_lines(value) if name == "logit_bias" else value
         elif name in _ONLY_NEUTRAL:
             _check_neutral(name, value)
         elif name not in _WITHOUT_EFFECT:
@@ -70,10 +68,9 @@ def sampling_params(body: Body, extra_stop: tuple[str, ...] = ()) -> SamplingPar
                 code="unknown_parameter",
             )
     try:
-        params = SamplingParams.neutral(**changes)
+        return SamplingParams.neutral(**changes)
     except OverflowError:  # an integer that no float can hold
         raise ApiError("A number is too large.", code="invalid_value") from None
-    return params.replace(stop=tuple(dict.fromkeys((*params.stop, *extra_stop))))
 
 
 def reply_limit(body: Body, rest: int) -> int:
@@ -99,6 +96,13 @@ def reply_limit(body: Body, rest: int) -> int:
     if limit > most:
         raise ApiError(f"{name} can be {most:,} at most.", param=name, code="invalid_value")
     return limit
+
+
+def _as_lines(bias: object) -> object:
+    """OpenAI's map from token ids to biases, as `SamplingParams` takes it: ["id:bias"]."""
+    if not isinstance(bias, dict):
+        return bias
+    return [f"{i}:{b:.3f}" if isinstance(b, float) else f"{i}:{b}" for i, b in bias.items()]
 
 
 def _check_neutral(name: str, value: object) -> None:

@@ -14,12 +14,15 @@ from modules.api.formats import ChatFormat, CompletionFormat, Format, usage_body
 from modules.api.generation import Job, chat_job, collected, completion_job
 from modules.api.requests import Body, ChatBody, CompletionBody, body_of
 from modules.api.streaming import EventStream, chunks, while_connected
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 
 __all__ = ["build_router"]
 
 
-def build_router(engine: EngineClient, api_key: str | None) -> APIRouter:
+def build_router(
+    engine: EngineClient, api_key: str | None, templates: TemplateChoices
+) -> APIRouter:
     """The routes below `/v1`. Without an `api_key` (None or empty) they are open."""
 
     async def require_key(request: Request) -> None:
@@ -35,7 +38,7 @@ def build_router(engine: EngineClient, api_key: str | None) -> APIRouter:
         prefix="/v1", route_class=OpenAIRoute, dependencies=[Depends(require_key)], tags=["OpenAI"]
     )
     _add_models(router, engine)
-    _add_completions(router, engine)
+    _add_completions(router, engine, templates)
 
     @router.api_route(
         "/{path:path}",
@@ -83,11 +86,11 @@ def _add_models(router: APIRouter, engine: EngineClient) -> None:
         )
 
 
-def _add_completions(router: APIRouter, engine: EngineClient) -> None:
+def _add_completions(router: APIRouter, engine: EngineClient, templates: TemplateChoices) -> None:
     @router.post("/chat/completions")
     async def chat(request: Request) -> Response:
         body = await body_of(request, ChatBody)
-        job = await while_connected(request.receive, chat_job(engine, body))
+        job = await while_connected(request.receive, chat_job(engine, body, templates))
         return await _answered(request, body, job, ChatFormat(job.model, bool(body.logprobs)))
 
     @router.post("/completions")

@@ -180,7 +180,7 @@ class FakeEngine:
                     break
                 produced += 1
                 whole = sent + word
-                end = min((i for s in request.params.stop if (i := whole.find(s)) >= 0), default=-1)
+                end = min((i for s in request.stops if (i := whole.find(s)) >= 0), default=-1)
                 text = word if end < 0 else whole[len(sent) : end]
                 yield TokenChunk(request.id, text, 1, _logprobs(request, word))
                 sent += text

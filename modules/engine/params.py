@@ -3,49 +3,84 @@
 Each field carries a `Knob`: label, range, neutral value, one sentence of help, and
 the source of the method. The page's widgets, the API's bounds and the documentation
 are generated from it, so that a new sampler is one field here and one processor in
-`modules/engine/worker/sampler.py`.
+`modules/engine/worker/sampling/`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
-from modules.errors import InvalidInputError
+from modules.engine.knobs import Knob, checked, knob_field
 
-__all__ = ["GROUPS", "Knob", "SamplingParams", "knobs"]
+__all__ = ["GROUPS", "SAMPLERS", "Knob", "SamplingParams", "knobs"]
 
-GROUPS = ("Temperature", "Cut-offs", "Repetition", "Length and stopping", "Expert")
+GROUPS = (
+    "Temperature",
+    "Cut-offs",
+    "Repetition",
+    "Length and stopping",
+    "Distribution",
+    "Expert",
+)
 """The order of the groups in the page."""
 
-Kind = Literal["number", "integer", "switch", "strings"]
+SAMPLERS = (
+    "encoder_repetition_penalty",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "dry",
+    "no_repeat_ngram",
+    "top_n_sigma",
+    "temperature",
+    "dynamic_temperature",
+    "quadratic_sampling",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "tfs",
+    "top_a",
+    "min_p",
+    "mirostat",
+    "xtc",
+    "adaptive_p",
+)
+"""The samplers by the names of text-generation-webui, in the order in which they work."""
+
+Bounds = tuple[float, float, float]
+"""Least, most, and step of a slider."""
+
+_NEW: Any = object()
+"""Stands for "the neutral value" where a default is not given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """What the page, the API and the docs say about one field of `SamplingParams`.
-
-    `neutral` is the value at which the field changes nothing.
-    """
-
-    label: str
-    group: str
-    help: str
-    kind: Kind
-    neutral: Any
-    minimum: float = 0
-    maximum: float = 0
-    step: float = 0
-    source: str = ""
+def _number(neutral: float, bounds: Bounds, default: float = _NEW, **about: str) -> Any:
+    return _knob("number", neutral, bounds, default, **about)
 
 
-def _knob(default: Any, **about: Any) -> Any:
-    knob = Knob(**about)
-    if isinstance(default, tuple):
-        return dataclasses.field(default_factory=lambda: default, metadata={"knob": knob})
-    return dataclasses.field(default=default, metadata={"knob": knob})
+def _integer(neutral: int, bounds: Bounds, default: int = _NEW, **about: str) -> Any:
+    return _knob("integer", neutral, bounds, default, **about)
+
+
+def _switch(neutral: bool, **about: str) -> Any:
+    return _knob("switch", neutral, (0, 0, 0), _NEW, **about)
+
+
+def _strings(neutral: tuple[str, ...], count: int, **about: Any) -> Any:
+    return _knob("strings", neutral, (0, count, 0), _NEW, **about)
+
+
+def _knob(kind: Any, neutral: Any, bounds: Bounds, default: Any, **about: Any) -> Any:
+    least, most, step = bounds
+    knob = Knob(kind=kind, neutral=neutral, minimum=least, maximum=most, step=step, **about)
+    return knob_field(knob, neutral if default is _NEW else default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,141 +91,360 @@ class SamplingParams:
     Raises InvalidInputError, naming the field, for a value out of its bounds.
     """
 
-    temperature: float = _knob(
+    temperature: float = _number(
+        1.0,
+        (0, 5, 0.01),
         0.7,
         label="Temperature",
         group="Temperature",
-        kind="number",
-        minimum=0,
-        maximum=5,
-        step=0.01,
-        neutral=1.0,
         help="Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the "
         "most likely token.",
     )
-    do_sample: bool = _knob(
+    do_sample: bool = _switch(
         True,
         label="Sample",
         group="Temperature",
-        kind="switch",
-        neutral=True,
         help="Off: always take the most likely token, whatever the other knobs say.",
     )
-    top_p: float = _knob(
+    temperature_last: bool = _switch(
+        False,
+        label="Temperature last",
+        group="Temperature",
+        help="Applies the temperature after the cut-offs, so that it changes only what they left.",
+    )
+    top_p: float = _number(
+        1.0,
+        (0, 1, 0.01),
         0.9,
         label="Top p",
         group="Cut-offs",
-        kind="number",
-        minimum=0,
-        maximum=1,
-        step=0.01,
-        neutral=1.0,
         help="Keep the most likely tokens that together reach this probability.",
         source="https://arxiv.org/abs/1904.09751",
     )
-    top_k: int = _knob(
+    top_k: int = _integer(
+        0,
+        (0, 200, 1),
         20,
         label="Top k",
         group="Cut-offs",
-        kind="integer",
-        minimum=0,
-        maximum=200,
-        step=1,
-        neutral=0,
         help="Keep this many of the most likely tokens; 0 keeps all.",
         source="https://arxiv.org/abs/1805.04833",
     )
-    min_p: float = _knob(
+    min_p: float = _number(
         0.0,
+        (0, 1, 0.01),
         label="Min p",
         group="Cut-offs",
-        kind="number",
-        minimum=0,
-        maximum=1,
-        step=0.01,
-        neutral=0.0,
         help="Drop tokens less likely than this share of the most likely one.",
         source="https://arxiv.org/abs/2407.01082",
     )
-    typical_p: float = _knob(
+    typical_p: float = _number(
         1.0,
+        (0, 1, 0.01),
         label="Typical p",
         group="Cut-offs",
-        kind="number",
-        minimum=0,
-        maximum=1,
-        step=0.01,
-        neutral=1.0,
         help="Keep the tokens whose surprise is nearest to the expected one, up to this "
         "probability.",
         source="https://arxiv.org/abs/2202.00666",
     )
-    repetition_penalty: float = _knob(
+    tfs: float = _number(
+        1.0,
+        (0, 1, 0.01),
+        label="Tail free",
+        group="Cut-offs",
+        help="Drop the tail of the distribution from where its curve flattens; 1 keeps all.",
+        source="https://www.trentonbricken.com/Tail-Free-Sampling/",
+    )
+    top_a: float = _number(
+        0.0,
+        (0, 1, 0.01),
+        label="Top a",
+        group="Cut-offs",
+        help="Drop tokens less likely than this times the square of the highest probability.",
+        source="https://github.com/BlinkDL/RWKV-LM#the-top-a-sampling-method",
+    )
+    top_n_sigma: float = _number(
+        0.0,
+        (0, 5, 0.05),
+        label="Top n sigma",
+        group="Cut-offs",
+        help="Drop tokens whose logit lies more than this many standard deviations below the "
+        "highest; 0 keeps all.",
+        source="https://arxiv.org/abs/2411.07641",
+    )
+    epsilon_cutoff: float = _number(
+        0.0,
+        (0, 9, 0.01),
+        label="Epsilon cutoff",
+        group="Cut-offs",
+        help="Drop tokens with a probability below this many ten-thousandths.",
+        source="https://arxiv.org/abs/2210.15191",
+    )
+    eta_cutoff: float = _number(
+        0.0,
+        (0, 20, 0.01),
+        label="Eta cutoff",
+        group="Cut-offs",
+        help="Like the epsilon cutoff, in ten-thousandths, but lower where the model is unsure.",
+        source="https://arxiv.org/abs/2210.15191",
+    )
+    repetition_penalty: float = _number(
+        1.0,
+        (1, 1.5, 0.01),
         1.15,
         label="Repetition penalty",
         group="Repetition",
-        kind="number",
-        minimum=1,
-        maximum=1.5,
-        step=0.01,
-        neutral=1.0,
         help="Makes tokens that already stand in the prompt or the reply less likely.",
         source="https://arxiv.org/abs/1909.05858",
     )
-    max_new_tokens: int = _knob(
+    presence_penalty: float = _number(
+        0.0,
+        (-2, 2, 0.01),
+        label="Presence penalty",
+        group="Repetition",
+        help="Subtracted once from the logit of each token that already occurred.",
+        source="https://platform.openai.com/docs/api-reference/completions/create",
+    )
+    frequency_penalty: float = _number(
+        0.0,
+        (-2, 2, 0.01),
+        label="Frequency penalty",
+        group="Repetition",
+        help="Subtracted from the logit of a token for each time it already occurred.",
+        source="https://platform.openai.com/docs/api-reference/completions/create",
+    )
+    repetition_penalty_range: int = _integer(
+        0,
+        (0, 4096, 64),
+        label="Penalty range",
+        group="Repetition",
+        help="The penalties above and DRY look at this many of the last tokens; 0 is all.",
+    )
+    encoder_repetition_penalty: float = _number(
+        1.0,
+        (0.8, 1.5, 0.01),
+        label="Prompt token bonus",
+        group="Repetition",
+        help="Makes tokens of the prompt more likely (above 1) or less likely (below 1).",
+        source="https://huggingface.co/docs/transformers/internal/generation_utils",
+    )
+    no_repeat_ngram_size: int = _integer(
+        0,
+        (0, 20, 1),
+        label="No repeated phrase of",
+        group="Repetition",
+        help="No run of this many tokens occurs twice, the prompt included; 0 allows all.",
+        source="https://arxiv.org/abs/1705.04304",
+    )
+    dry_multiplier: float = _number(
+        0.0,
+        (0, 5, 0.01),
+        label="DRY strength",
+        group="Repetition",
+        help="Makes a token that would prolong a repeated phrase less likely; 0 is off, 0.8 usual.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5677",
+    )
+    dry_allowed_length: int = _integer(
+        2,
+        (1, 20, 1),
+        label="DRY allowed length",
+        group="Repetition",
+        help="A repeated phrase shorter than this many tokens is not penalised.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5677",
+    )
+    dry_base: float = _number(
+        1.75,
+        (1, 4, 0.01),
+        label="DRY base",
+        group="Repetition",
+        help="The penalty grows by this factor with each token that the phrase is longer.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5677",
+    )
+    dry_sequence_breakers: tuple[str, ...] = _strings(
+        ("\n", ":", '"', "*"),
+        32,
+        label="DRY sequence breakers",
+        group="Repetition",
+        help="A repeated phrase ends at any of these, one a line; \\n stands for a line break.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5677",
+    )
+    max_new_tokens: int = _integer(
         512,
+        (1, 8192, 1),
         label="New tokens, at most",
         group="Length and stopping",
-        kind="integer",
-        minimum=1,
-        maximum=8192,
-        step=1,
-        neutral=512,
         help="The reply ends after this many tokens.",
     )
-    stop: tuple[str, ...] = _knob(
+    min_length: int = _integer(
+        0,
+        (0, 2000, 1),
+        label="New tokens, at least",
+        group="Length and stopping",
+        help="The model may not end its reply before this many tokens.",
+    )
+    stop: tuple[str, ...] = _strings(
         (),
+        16,
         label="Stop strings",
         group="Length and stopping",
-        kind="strings",
-        neutral=(),
-        maximum=16,
         help="The reply ends before any of these texts, one a line; \\n stands for a line break.",
     )
-    ban_eos_token: bool = _knob(
+    ban_eos_token: bool = _switch(
         False,
         label="Ban the end token",
         group="Length and stopping",
-        kind="switch",
-        neutral=False,
         help="The model may not end its reply; only the limit, a stop string or you can.",
     )
-    seed: int = _knob(
+    dynamic_temperature: bool = _switch(
+        False,
+        label="Dynamic temperature",
+        group="Distribution",
+        help="A further temperature that follows how unsure the model is, between the two below.",
+        source="https://github.com/ggml-org/llama.cpp/pull/4972",
+    )
+    dynatemp_low: float = _number(
+        1.0,
+        (0.01, 5, 0.01),
+        label="Dynamic temperature, lowest",
+        group="Distribution",
+        help="The dynamic temperature where the model is sure.",
+        source="https://github.com/ggml-org/llama.cpp/pull/4972",
+    )
+    dynatemp_high: float = _number(
+        1.0,
+        (0.01, 5, 0.01),
+        label="Dynamic temperature, highest",
+        group="Distribution",
+        help="The dynamic temperature where all tokens are equally likely.",
+        source="https://github.com/ggml-org/llama.cpp/pull/4972",
+    )
+    dynatemp_exponent: float = _number(
+        1.0,
+        (0.01, 5, 0.01),
+        label="Dynamic temperature, exponent",
+        group="Distribution",
+        help="Above 1 the dynamic temperature stays low for longer, below 1 it rises sooner.",
+        source="https://github.com/ggml-org/llama.cpp/pull/4972",
+    )
+    smoothing_factor: float = _number(
+        0.0,
+        (0, 10, 0.01),
+        label="Smoothing factor",
+        group="Distribution",
+        help="Evens out the likely tokens and pushes down the unlikely ones; 0 is off.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5403",
+    )
+    smoothing_curve: float = _number(
+        1.0,
+        (1, 10, 0.01),
+        label="Smoothing curve",
+        group="Distribution",
+        help="How steeply smoothing pushes unlikely tokens down; 1 is a parabola.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/5551",
+    )
+    xtc_probability: float = _number(
+        0.0,
+        (0, 1, 0.01),
+        label="XTC probability",
+        group="Distribution",
+        help="How often the most likely tokens are left out in favour of a rarer good one.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/6335",
+    )
+    xtc_threshold: float = _number(
+        0.1,
+        (0, 0.5, 0.01),
+        label="XTC threshold",
+        group="Distribution",
+        help="XTC leaves out all tokens at least this likely but the least likely of them.",
+        source="https://github.com/oobabooga/text-generation-webui/pull/6335",
+    )
+    mirostat_mode: int = _integer(
+        0,
+        (0, 2, 1),
+        label="Mirostat mode",
+        group="Distribution",
+        help="Steers the surprise of the reply to a target: 1 by a varying top k, 2 by a "
+        "varying cut-off, 0 not at all.",
+        source="https://arxiv.org/abs/2007.14966",
+    )
+    mirostat_tau: float = _number(
+        5.0,
+        (0, 10, 0.01),
+        label="Mirostat target",
+        group="Distribution",
+        help="The surprise a token, in bits, that Mirostat steers to.",
+        source="https://arxiv.org/abs/2007.14966",
+    )
+    mirostat_eta: float = _number(
+        0.1,
+        (0, 1, 0.01),
+        label="Mirostat rate",
+        group="Distribution",
+        help="How fast Mirostat corrects itself.",
+        source="https://arxiv.org/abs/2007.14966",
+    )
+    adaptive_target: float = _number(
+        0.0,
+        (0, 1, 0.01),
+        label="Adaptive target",
+        group="Distribution",
+        help="Prefers tokens about this likely, on average over the reply; 0 is off; set a "
+        "cut-off such as min p with it.",
+        source="https://github.com/ggml-org/llama.cpp/pull/17927",
+    )
+    adaptive_decay: float = _number(
+        0.9,
+        (0, 0.99, 0.01),
+        label="Adaptive decay",
+        group="Distribution",
+        help="How much of the reply the adaptive target averages over; higher is more.",
+        source="https://github.com/ggml-org/llama.cpp/pull/17927",
+    )
+    seed: int = _integer(
         -1,
+        (-1, 2**31 - 1, 1),
         label="Seed",
         group="Expert",
-        kind="integer",
-        minimum=-1,
-        maximum=2**31 - 1,
-        step=1,
-        neutral=-1,
         help="The same seed, prompt and parameters give the same reply; -1 draws a new seed.",
     )
-    truncation_length: int = _knob(
+    truncation_length: int = _integer(
         0,
+        (0, 131072, 256),
         label="Context used",
         group="Expert",
-        kind="integer",
-        minimum=0,
-        maximum=131072,
-        step=256,
-        neutral=0,
         help="Use no more than this many tokens of the model's context; 0 uses all of it.",
+    )
+    custom_token_bans: tuple[str, ...] = _strings(
+        (),
+        256,
+        label="Banned tokens",
+        group="Expert",
+        pattern="[0-9]{1,7}",
+        example="128001",
+        help="The ids of tokens that never occur in a reply, one a line.",
+    )
+    logit_bias: tuple[str, ...] = _strings(
+        (),
+        256,
+        label="Logit bias",
+        group="Expert",
+        pattern=r"[0-9]{1,7}:-?(100(\.0{1,3})?|[0-9]{1,2}(\.[0-9]{1,3})?)",
+        example="128001:-2.5",
+        help="Added to the logit of a token, as id:bias, one a line; from -100 to 100.",
+        source="https://platform.openai.com/docs/api-reference/completions/create",
+    )
+    sampler_priority: tuple[str, ...] = _strings(
+        (),
+        len(SAMPLERS),
+        label="Order of the samplers",
+        group="Expert",
+        choices=SAMPLERS,
+        help="Samplers that work first, one a line; the others follow in their usual order.",
     )
 
     def __post_init__(self) -> None:
         for name, knob in knobs().items():
-            object.__setattr__(self, name, _checked(name, knob, getattr(self, name)))
+            object.__setattr__(self, name, checked(name, knob, getattr(self, name)))
 
     @property
     def greedy(self) -> bool:
@@ -207,64 +461,8 @@ class SamplingParams:
         return dataclasses.replace(self, **changes)
 
 
-def knobs() -> dict[str, Knob]:
+@functools.cache
+def knobs() -> Mapping[str, Knob]:
     """The `Knob` of every field of `SamplingParams`, in their order."""
-    return {f.name: f.metadata["knob"] for f in dataclasses.fields(SamplingParams)}
-
-
-def _checked(name: str, knob: Knob, value: Any) -> Any:
-    """`value` in the type of its field, or an InvalidInputError that says what would do."""
-    match knob.kind:
-        case "switch":
-            if isinstance(value, bool):
-                return value
-            raise _refused(name, value, "Use true or false.")
-        case "strings":
-            return _checked_strings(name, knob, value)
-        case "integer":
-            number = _number(name, value)
-            if not number.is_integer():
-                raise _refused(name, value, "Use a whole number.")
-            _check_range(name, knob, number)
-            return int(number)
-        case "number":
-            number = _number(name, value)
-            _check_range(name, knob, number)
-            return number
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refused(name, value, "Use a number.")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _refused(name, "that large", "Use a finite number.")
-    return number
-
-
-def _check_range(name: str, knob: Knob, number: float) -> None:
-    if not knob.minimum <= number <= knob.maximum:
-        raise _refused(name, f"{number:g}", f"Use {knob.minimum:g} to {knob.maximum:g}.")
-
-
-def _checked_strings(name: str, knob: Knob, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, list | tuple) or not all(isinstance(s, str) for s in value):
-        raise _refused(name, value, "Use a list of strings.")
-    strings = tuple(s for s in value if s)
-    if len(strings) > knob.maximum or any(len(s) > 200 for s in strings):
-        raise _refused(
-            name, f"{len(strings)} strings", f"Use at most {knob.maximum:g}, of 200 characters."
-        )
-    return strings
-
-
-def _refused(name: str, value: object, remedy: str) -> InvalidInputError:
-    shown = str(value)
-    return InvalidInputError(
-        f"{name} cannot be {shown[:40]}{'...' if len(shown) > 40 else ''}.", remedy, field=name
-    )
+    fields = dataclasses.fields(SamplingParams)
+    return MappingProxyType({f.name: f.metadata["knob"] for f in fields})

@@ -83,7 +83,8 @@ class GenerateRequest:
     `special_tokens` adds the tokenizer's own (a BOS, mostly): true for plain text,
     false for what a chat template rendered. `logprobs` asks for the log-probability
     of each token and of this many alternatives; None asks for none. `adapters` are names
-    and weights of loaded LoRAs; None takes those that are applied to every request.
+    and weights of loaded LoRAs; None takes those that are applied to every request. `stop`
+    are the stop strings of the prompt's format, beside those of `params`.
     """
 
     id: str
@@ -92,6 +93,12 @@ class GenerateRequest:
     special_tokens: bool = True
     logprobs: int | None = None
     adapters: tuple[tuple[str, float], ...] | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """All stop strings, each of them once."""
+        return tuple(dict.fromkeys((*self.params.stop, *self.stop)))
 
 
 @dataclass(frozen=True, slots=True)

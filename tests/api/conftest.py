@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from modules.api.router import build_router
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 
@@ -72,7 +73,7 @@ def serve() -> Iterator[Serve]:
             yield
 
         app = FastAPI(lifespan=lifespan)
-        app.include_router(build_router(engine, api_key))
+        app.include_router(build_router(engine, api_key, TemplateChoices()))
         app.add_api_route("/page", lambda: 1 / 0)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(

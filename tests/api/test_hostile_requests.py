@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modules.api.router import build_router
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.fake import FakeEngine
 from modules.engine.params import knobs
 from modules.engine.protocol import LoadModel
@@ -158,7 +159,7 @@ def in_process() -> Any:
         await engine.load(LoadModel("models/fake-model"))
 
     app = FastAPI()
-    app.include_router(build_router(engine, None))
+    app.include_router(build_router(engine, None, TemplateChoices()))
     with TestClient(app) as client:
         client.portal.call(load)
         yield client

@@ -204,6 +204,13 @@ def test_completion_logprobs_say_where_each_token_stands(api: Any, stream: bool)
     assert logprobs[0].token_logprobs[0] == -0.1
 
 
+def test_penalties_and_biases_of_openai_are_taken_over(api: Any) -> None:
+    ask(api, presence_penalty=0.5, frequency_penalty=-1, logit_bias={"5": -100, "6": 1.5})
+    params = api.engine.requests[0].params
+    assert (params.presence_penalty, params.frequency_penalty) == (0.5, -1)
+    assert params.logit_bias == ("5:-100", "6:1.500")
+
+
 # -- refusals ------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -213,10 +220,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative limit": ({"max_tokens": -1}, "max_tokens"),
     "two limits": ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
     "too many choices": ({"n": 9}, "n"),
-    "penalty": ({"presence_penalty": 0.5}, "presence_penalty"),
+    "penalty": ({"presence_penalty": 2.5}, "presence_penalty"),
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     "JSON mode": ({"response_format": {"type": "json_object"}}, "response_format"),
-    "logit bias": ({"logit_bias": {"50256": -100}}, "logit_bias"),
+    "logit bias": ({"logit_bias": {"50256": -101}}, "logit_bias"),
+    "logit bias of a word": ({"logit_bias": {"cat": 1}}, "logit_bias"),
     "unknown option": ({"extra_body": {"mirostat": 2}}, "mirostat"),
     "unknown role": ({"messages": [{"role": "tool", "content": ""}]}, "messages[0].role"),
     "no messages": ({"messages": []}, "messages"),

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from modules.engine.params import GROUPS, SamplingParams, knobs
-from modules.engine.worker.sampler import PENALTIES, WARPERS
+from modules.engine.params import GROUPS, SAMPLERS, SamplingParams, knobs
+from modules.engine.worker.sampling.chain import PENALTIES, WARPERS
 from modules.errors import InvalidInputError
-
-ELSEWHERE = {"do_sample", "max_new_tokens", "stop", "seed", "truncation_length"}
 
 
 @pytest.mark.parametrize(
@@ -75,5 +73,31 @@ def test_every_knob_is_described_and_its_neutral_value_is_valid() -> None:
     SamplingParams.neutral()
 
 
-def test_every_knob_is_served_by_a_processor_or_known_to_be_served_elsewhere() -> None:
-    assert set(knobs()) == {*PENALTIES, *WARPERS} | ELSEWHERE
+def test_every_sampler_has_a_place_in_the_order() -> None:
+    assert set(SAMPLERS) == {*PENALTIES, *WARPERS}
+
+
+def test_the_page_begins_with_four_values_that_are_not_neutral() -> None:
+    neutral, default = SamplingParams.neutral(), SamplingParams()
+    changed = {name for name in knobs() if getattr(neutral, name) != getattr(default, name)}
+    assert changed == {"temperature", "top_p", "top_k", "repetition_penalty"}
+
+
+def test_an_unknown_sampler_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InvalidInputError, match="temprature") as caught:
+        SamplingParams(sampler_priority=("top_k", "temprature"))
+    assert caught.value.remedy == "The nearest name is temperature."
+
+
+@pytest.mark.parametrize("bias", ["5", "5:", "a:1", "5:101", "5:-100.5", "5:nan", "-5:1", "5:1e2"])
+def test_a_bias_that_is_none_is_refused_with_an_example(bias: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SamplingParams(logit_bias=(bias,))
+    assert caught.value.field == "logit_bias"
+    assert "128001:-2.5" in caught.value.remedy
+
+
+def test_a_banned_token_is_given_by_its_id() -> None:
+    assert SamplingParams(custom_token_bans=("5",)).custom_token_bans == ("5",)
+    with pytest.raises(InvalidInputError):
+        SamplingParams(custom_token_bans=("the",))

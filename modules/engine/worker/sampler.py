@@ -1,85 +1,55 @@
-"""`Sampler`: from the logits of one position to the next token.
-
-A sampling parameter is one entry in a table below: its field in `SamplingParams`, and how
-to make the logits processor for a value that is not neutral. A neutral value makes none,
-so neutral parameters leave the logits bit for bit as the model gave them.
-"""
+"""`Sampler`: from the logits of one position to the next token."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedTokenizerBase,
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
-from modules.engine.params import SamplingParams, knobs
+from modules.engine.params import SamplingParams
 from modules.engine.protocol import TokenLogprob
+from modules.engine.worker.sampling.chain import Situation, make_chain
 from modules.errors import EngineError
 
-__all__ = ["PENALTIES", "WARPERS", "Sampler", "token_logprob"]
+__all__ = ["Sampler", "token_logprob"]
 
-Factory = Callable[[Any, frozenset[int]], LogitsProcessor]
-"""From a parameter's value and the end tokens of the model to a logits processor."""
 
-PENALTIES: Mapping[str, Factory] = {
-    "repetition_penalty": lambda value, _: RepetitionPenaltyLogitsProcessor(value),
-    "ban_eos_token": lambda _, eos_ids: SuppressTokensLogitsProcessor(sorted(eos_ids)),
-}
-"""Applied first, in this order, and to greedy choice too, as `generate` does."""
-
-WARPERS: Mapping[str, Factory] = {
-    # Below 1e-5 the quotient overflows float32; the choice is greedy long before.
-    "temperature": lambda value, _: TemperatureLogitsWarper(max(value, 1e-5)),
-    "top_k": lambda value, _: TopKLogitsWarper(value),
-    "top_p": lambda value, _: TopPLogitsWarper(value),
-    "min_p": lambda value, _: MinPLogitsWarper(value),
-    # The processor refuses 0; this keeps one token, which is what 0 says.
-    "typical_p": lambda value, _: TypicalLogitsWarper(max(value, 1e-6)),
-}
-"""Applied after them, in this order, when the choice is random."""
+def _no_tokens(text: str) -> list[int]:
+    return []
 
 
 @dataclass(slots=True)
 class Sampler:
     """How one request picks its tokens. Its generator is its own, so that a seed means the
-    same whoever else is being served. `seed` is the one in use (-1 was replaced)."""
+    same whoever else is being served. `seed` is the one in use (-1 was replaced).
+
+    `tokens_of` gives the ids of a text without special tokens, for parameters that are
+    written as text. The first position that a sampler sees is the end of its prompt, and
+    each later one follows the token that was drawn before.
+    """
 
     params: SamplingParams
     eos_ids: frozenset[int]
+    tokens_of: Callable[[str], list[int]] = _no_tokens
     seed: int = field(init=False)
-    _processors: LogitsProcessorList = field(init=False)
-    _generator: torch.Generator | None = field(init=False, default=None)
+    _processors: LogitsProcessorList | None = field(init=False, default=None)
+    _generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self.seed = self.params.seed if self.params.seed >= 0 else secrets.randbelow(2**31)
-        table = PENALTIES if self.params.greedy else {**PENALTIES, **WARPERS}
-        about = knobs()
-        self._processors = LogitsProcessorList(
-            make(value, self.eos_ids)
-            for name, make in table.items()
-            if (value := getattr(self.params, name)) != about[name].neutral
-        )
 
     def process(self, logits: Tensor, token_ids: list[int]) -> Tensor:
         """The logits [vocab] with every parameter applied; the same tensor when none is."""
+        if self._processors is None:
+            self._processors = self._begin(logits, token_ids)
         if not self._processors:
             return logits
-        context: Any = torch.tensor([token_ids], device=logits.device)
+        context: Any = torch.tensor([token_ids], dtype=torch.long, device=logits.device)
         scores: Any = logits[None]
         processed: Tensor = self._processors(context, scores)[0]
         return processed
@@ -98,10 +68,21 @@ class Sampler:
         scores = self.process(logits, token_ids)
         if self.params.greedy:
             return int(scores.argmax())
-        if self._generator is None:
-            self._generator = torch.Generator(logits.device).manual_seed(self.seed)
         probabilities = scores.softmax(dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+    def _begin(self, logits: Tensor, prompt_ids: list[int]) -> LogitsProcessorList:
+        self._generator = torch.Generator(logits.device).manual_seed(self.seed)
+        return make_chain(
+            Situation(
+                self.params,
+                prompt_ids,
+                logits.shape[-1],
+                self.eos_ids,
+                self.tokens_of,
+                self._generator,
+            )
+        )
 
 
 def token_logprob(

@@ -219,10 +219,13 @@ class Scheduler:
             request=request,
             token_ids=ids,
             max_tokens=min(context, len(ids) + params.max_new_tokens),
-            end_ids=self._eos_ids | stop_ids(self._tokenizer, params.stop),
-            sampler=Sampler(params, self._eos_ids),
-            detokenizer=Detokenizer(self._tokenizer, ids, params.stop),
+            end_ids=self._eos_ids | stop_ids(self._tokenizer, request.stops),
+            sampler=Sampler(params, self._eos_ids, self._tokens_of),
+            detokenizer=Detokenizer(self._tokenizer, ids, request.stops),
         )
+
+    def _tokens_of(self, text: str) -> list[int]:
+        return encode(self._tokenizer, text, special_tokens=False)
 
     def _beginning(self) -> list[int]:
         """What an empty prompt is computed from. Raises EngineError where there is nothing."""

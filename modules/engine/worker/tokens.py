@@ -47,4 +47,7 @@ def end_ids(
 def stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Iterable[str]) -> frozenset[int]:
     """The ids of the stop strings that are special tokens, which never appear as text."""
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    # Most ends of turns are added tokens without a name such as eos_token.
+    added = tokenizer.added_tokens_decoder.items()
+    special |= {token.content: token_id for token_id, token in added if token.special}
     return frozenset(special[text] for text in stop if text in special)
