@@ -30,6 +30,16 @@ class Paths:
         """The SQLite file with all chats."""
         return self.user_data / "lantern.sqlite3"
 
+    @property
+    def presets(self) -> Path:
+        """The presets that come with Lantern."""
+        return self.root / "presets"
+
+    @property
+    def own_presets(self) -> Path:
+        """The presets that users save; made with the first of them."""
+        return self.user_data / "presets"
+
     def prepare(self) -> None:
         """Make the folders that the program writes to.
 

@@ -4,58 +4,131 @@
 
 window.lanternParams = (() => {
   const KEY = "lantern-params";
-  let values = null;
+  const OPEN = "lantern-open-groups";
   let facts = [];
+  let values = null;
+  let waiting = null; // what the widgets are about to be set to
+  const shown = new Set(); // knobs that a folded group shows, because they are or were altered
   const listeners = [];
 
-  function shown(value) {
+  function stored(key, otherwise) {
+    try {
+      return JSON.parse(localStorage.getItem(key)) ?? otherwise;
+    } catch {
+      return otherwise; // what cannot be read is as good as nothing kept
+    }
+  }
+
+  function written(value) {
     if (typeof value === "boolean") return value ? "on" : "off";
     return typeof value === "string" ? value.replaceAll("\n", ", ").slice(0, 24) : String(value);
   }
 
+  const altered = (fact) => values[facts.indexOf(fact)] !== fact.neutral;
+
   function drawChips() {
     const place = document.getElementById("parameter-chips");
     if (!place || !values) return;
-    const differing = facts.filter((fact, i) => values[i] !== fact.neutral);
     place.replaceChildren(
-      ...differing.map((fact) => {
-        const chip = document.createElement("span");
+      ...facts.filter(altered).map((fact) => {
+        const chip = document.createElement("button");
+        chip.type = "button";
         chip.className = "chip";
-        chip.textContent = `${fact.label} ${shown(values[facts.indexOf(fact)])}`;
+        chip.dataset.knob = fact.name;
+        chip.textContent = `${fact.label} ${written(values[facts.indexOf(fact)])}`;
+        chip.title = `Back to ${written(fact.neutral) || "none"}, which is neutral`;
+        chip.onclick = () => set({ [fact.name]: fact.neutral }, false);
         return chip;
       }),
     );
+  }
+
+  // -- groups, folded to what is in use -------------------------------------------------
+
+  function drawGroups() {
+    const open = stored(OPEN, []);
+    const hidden = [];
+    for (const group of new Set(facts.map((fact) => fact.group))) {
+      const members = facts.filter((fact) => fact.group === group);
+      members.filter(altered).forEach((fact) => shown.add(fact.name));
+      // What the defaults use is well known; what no preset sets is asked for every day.
+      const folded = members.filter((fact) => fact.default === fact.neutral && fact.preset && !shown.has(fact.name));
+      if (!open.includes(group)) hidden.push(...folded);
+      drawFold(group, members, folded.length, open.includes(group));
+    }
+    let style = document.getElementById("folded-knobs");
+    if (!style) {
+      style = document.createElement("style");
+      style.id = "folded-knobs";
+      document.head.append(style);
+    }
+    // Rules and not classes, because gradio writes the classes of its widgets itself.
+    style.textContent = hidden.length ? `${hidden.map((fact) => `#knob-${fact.name}`).join(", ")} { display: none !important; }` : "";
+  }
+
+  function drawFold(group, members, folded, open) {
+    const head = document.getElementById(`knob-${members[0].name}`)?.closest(".knob-group")?.querySelector("h3");
+    if (!head) return;
+    let button = head.parentElement.querySelector(".knob-fold");
+    if (!button) {
+      button = document.createElement("button");
+      button.type = "button";
+      button.className = "quiet knob-fold";
+      button.onclick = () => {
+        const now = stored(OPEN, []);
+        localStorage.setItem(OPEN, JSON.stringify(now.includes(group) ? now.filter((one) => one !== group) : [...now, group]));
+        members.forEach((fact) => shown.delete(fact.name));
+        drawGroups();
+      };
+      head.after(button);
+    }
+    button.hidden = !folded;
+    button.textContent = open ? "Show fewer" : `Show all ${members.length}`;
+    button.ariaLabel = `${group}: ${button.textContent.toLowerCase()}`;
+    button.ariaExpanded = String(open);
+  }
+
+  // -- values ---------------------------------------------------------------------------
+
+  /** Set the widgets by name; the others stay as they are. With `fold`, groups fold anew. */
+  function set(named, fold = true) {
+    waiting = facts.map((fact, i) => named[fact.name] ?? values[i]);
+    if (fold) shown.clear();
+    take(waiting);
+    document.getElementById("parameters-apply").click();
+  }
+
+  function take(now) {
+    values = now;
+    localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(facts.map((fact, i) => [fact.name, now[i]]))));
+    drawChips();
+    drawGroups();
+    listeners.forEach((listener) => listener());
   }
 
   return {
     get values() {
       return values;
     },
+    get facts() {
+      return facts;
+    },
+    get waiting() {
+      return waiting;
+    },
     onChange(listener) {
       listeners.push(listener);
     },
     drawChips,
-    keep(fields, now) {
-      facts = fields;
-      values = now;
-      const named = Object.fromEntries(facts.map((fact, i) => [fact.name, now[i]]));
-      localStorage.setItem(KEY, JSON.stringify(named));
-      drawChips();
-      listeners.forEach((listener) => listener());
+    set,
+    keep(now) {
+      if (values) take(now);
       return [];
     },
-    restore(fields, defaults) {
+    restore(fields) {
       facts = fields;
-      let kept = {};
-      try {
-        kept = JSON.parse(localStorage.getItem(KEY)) ?? {};
-      } catch {
-        // what cannot be read is as good as nothing kept
-      }
-      values = facts.map((fact, i) =>
-        typeof kept[fact.name] === typeof defaults[i] ? kept[fact.name] : defaults[i],
-      );
-      drawChips();
+      const kept = stored(KEY, {});
+      take(facts.map((fact) => (typeof kept[fact.name] === typeof fact.default ? kept[fact.name] : fact.default)));
       return values;
     },
   };

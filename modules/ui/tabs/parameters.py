@@ -1,8 +1,10 @@
-"""The Parameters tab: every knob of `SamplingParams`.
+"""The Parameters tab: presets, and every knob of `SamplingParams`.
 
 The browser keeps the values, so that a reload or a restarted server does not reset them;
 the server checks them each time they are used. On wide screens page.css shows the same
-widgets beside the chat.
+widgets beside the chat. What folds the groups is params.js, and presets.js is what fills
+and runs the head; values that they set go through one unseen button, because only an event
+of gradio's can set its widgets.
 """
 
 from __future__ import annotations
@@ -13,51 +15,73 @@ from dataclasses import dataclass
 import gradio as gr
 
 from modules.engine.params import SamplingParams, knobs
+from modules.engine.presets import in_presets
 from modules.ui.components.knobs import Widget, build_widgets, neutral_values, to_widgets
 
 __all__ = ["Components", "bind", "build"]
 
+_HEAD = """
+<h2>Parameters</h2>
+<div class="presets">
+  <label for="preset">Preset</label>
+  <select id="preset"></select>
+  <span id="preset-changed" class="soft" hidden>changed</span>
+  <button type="button" class="quiet" id="preset-restore" hidden
+    title="Back to the values of the preset">Restore</button>
+  <button type="button" class="quiet" id="preset-save" hidden
+    title="Keep these values as a preset">Save…</button>
+  <button type="button" class="quiet" id="preset-delete" hidden>Delete</button>
+  <span class="presets-end">
+    <button type="button" class="quiet" id="neutralize"
+      title="Choose among the tokens as the model gives them">Neutralize</button>
+    <button type="button" class="quiet" id="defaults"
+      title="Set every knob to what Lantern starts with">Defaults</button>
+  </span>
+</div>
+<p id="preset-about" class="soft" role="status"></p>
+<div id="parameter-chips" class="chips" role="group" aria-label="What differs from neutral"></div>
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The tab's widgets; `widgets` are in the order of the fields."""
+    """The tab's widgets, in the order of the fields, and the button that sets them all."""
 
     widgets: list[Widget]
-    neutralize: gr.Button
-    defaults: gr.Button
+    apply: gr.Button
 
 
 def build() -> Components:
     """Layout."""
     with gr.Column(elem_id="parameters-panel"):
-        with gr.Row(elem_id="parameters-head"):
-            gr.HTML(
-                '<h2>Parameters</h2><div id="parameter-chips" class="chips"></div>',
-                elem_id="parameters-title",
-                apply_default_css=False,
-            )
-            neutralize = gr.Button("Neutralize", size="sm", elem_id="neutralize", min_width=90)
-            defaults = gr.Button("Defaults", size="sm", elem_id="defaults", min_width=80)
+        gr.HTML(_HEAD, elem_id="parameters-head", apply_default_css=False)
+        apply = gr.Button("Apply", elem_id="parameters-apply", visible="hidden")
         with gr.Column(elem_id="parameters-groups"):
             widgets = build_widgets()
-    return Components(widgets, neutralize, defaults)
+    return Components(widgets, apply)
 
 
 def bind(blocks: gr.Blocks, components: Components) -> None:
     """Events; all of them run in the browser alone."""
     widgets = components.widgets
+    ours = set(in_presets())
+    neutral, defaults = neutral_values(), to_widgets(SamplingParams())
     facts = json.dumps(
         [
-            {"name": name, "label": knob.label, "neutral": neutral}
-            for (name, knob), neutral in zip(knobs().items(), neutral_values(), strict=True)
+            {
+                "name": name,
+                "label": knob.label,
+                "group": knob.group,
+                "neutral": neutral[place],
+                "default": defaults[place],
+                "preset": name in ours,
+            }
+            for place, (name, knob) in enumerate(knobs().items())
         ]
     )
-    kept = f"(...values) => window.lanternParams.keep({facts}, values)"
+    blocks.load(None, None, widgets, js=f"() => window.lanternParams.restore({facts})", queue=False)
+    kept = "(...values) => window.lanternParams.keep(values)"
     gr.on([w.change for w in widgets], None, widgets, None, js=kept, queue=False)
-    blocks.load(None, widgets, widgets, js=f"(...values) => window.lanternParams.restore({facts}, "
-                "values)", queue=False)  # fmt: skip
-    for button, values in (
-        (components.neutralize, neutral_values()),
-        (components.defaults, to_widgets(SamplingParams())),
-    ):
-        button.click(None, None, widgets, js=f"() => {json.dumps(values)}", queue=False)
+    components.apply.click(
+        None, None, widgets, js="() => window.lanternParams.waiting", queue=False
+    )
