@@ -52,18 +52,21 @@ def build_context(settings: Settings, engine: EngineClient, access: Access) -> A
     from modules.chat.drafts import DraftStore
     from modules.chat.service import ChatService
     from modules.chat.store import ChatStore
+    from modules.chat.template_choice import TemplateChoices
     from modules.context import AppContext
     from modules.jobs import JobManager
 
     store = ChatStore(settings.paths.database)
     store.mark_interrupted_replies()
+    templates = TemplateChoices(settings.templates_yaml)
     return AppContext(
         settings=settings,
         access=access,
         jobs=JobManager(),
         engine=engine,
-        chats=ChatService(store, engine),
+        chats=ChatService(store, engine, templates),
         drafts=DraftStore(store),
+        templates=templates,
     )
 
 
@@ -84,7 +87,9 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
         await ctx.engine.close()
 
     app = FastAPI(title="Lantern", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(build_router(ctx.engine, ctx.settings.api_key or ctx.access.token))
+    app.include_router(
+        build_router(ctx.engine, ctx.settings.api_key or ctx.access.token, ctx.templates)
+    )
     app = mount_page(app, ctx)
     app.add_middleware(AccessMiddleware, access=ctx.access)
     return app

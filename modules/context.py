@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the context names these types; the rooms above it build the
     from modules.access import Access
     from modules.chat.drafts import DraftStore
     from modules.chat.service import ChatService
+    from modules.chat.template_choice import TemplateChoices
     from modules.engine.client import EngineClient
 
 __all__ = ["AppContext"]
@@ -27,3 +28,4 @@ class AppContext:
     engine: EngineClient
     chats: ChatService
     drafts: DraftStore
+    templates: TemplateChoices

@@ -143,6 +143,11 @@ class Settings:
         """The file with the saved options of each model."""
         return self.user_data_dir / "models.yaml"
 
+    @property
+    def templates_yaml(self) -> Path:
+        """The file with the chat template that a user chose for a model."""
+        return self.user_data_dir / "templates.yaml"
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.chat.messages import Message
-from modules.chat.template import FALLBACK_STOP, FALLBACK_TEMPLATE, render
+from modules.chat.template import render
+from modules.chat.template_choice import ChatTemplate, TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import ModelInfo
@@ -18,7 +19,6 @@ __all__ = [
     "build_chat_prompt",
     "loaded_model",
     "render_chat",
-    "stop_strings",
     "usable_context",
 ]
 
@@ -29,7 +29,8 @@ class ChatPrompt:
 
     `context` is what prompt and reply share, `room` what the prompt gets of it. The
     `dropped` oldest turns have `dropped_messages` messages; with them the prompt would
-    have `full_tokens`. `stop` ends a reply of a model that has no chat template.
+    have `full_tokens`. `stop` ends a reply, as the chat template has it;
+    `template` is the template's name.
     """
 
     text: str
@@ -40,6 +41,7 @@ class ChatPrompt:
     stop: tuple[str, ...] = ()
     dropped_messages: int = 0
     full_tokens: int = 0
+    template: str = ""
 
     @property
     def sentence(self) -> str:
@@ -75,13 +77,12 @@ def usable_context(info: ModelInfo, params: SamplingParams) -> int:
     return min(params.truncation_length or info.context_length, info.context_length)
 
 
-def stop_strings(info: ModelInfo) -> tuple[str, ...]:
-    """Stop strings that the prompt format needs beside the model's own end token."""
-    return () if info.chat_template else FALLBACK_STOP
-
-
 async def render_chat(
-    info: ModelInfo, messages: Sequence[Message], *, continue_final: bool = False
+    info: ModelInfo,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    continue_final: bool = False,
 ) -> str:
     """The prompt for all of `messages`, uncut. Raises TemplateError.
 
@@ -89,7 +90,7 @@ async def render_chat(
     """
     return await asyncio.to_thread(
         render,
-        info.chat_template or FALLBACK_TEMPLATE,
+        template.source,
         messages,
         special_tokens=info.special_tokens,
         continue_final=continue_final,
@@ -100,20 +101,22 @@ async def build_chat_prompt(
     engine: EngineClient,
     messages: Sequence[Message],
     params: SamplingParams,
+    templates: TemplateChoices,
     *,
     continue_final: bool = False,
 ) -> ChatPrompt:
     """The prompt for `messages`, less the oldest turns where they exceed the context.
 
     System messages and the last turn always stay. Raises PromptTooLongError when these
-    alone exceed the context, NoModelError, TemplateError, and EngineError.
+    alone exceed the context, NoModelError, TemplateError, SettingsError, and EngineError.
     """
     info = loaded_model(engine)
     context = usable_context(info, params)
     # A large max_new_tokens is a limit, not a wish; were all of it reserved, it would push
     # the history out. A reply that needs more than a quarter still takes what is free.
     room = context - min(params.max_new_tokens, context // 4)
-    cutter = _Cutter(engine, info, messages, continue_final)
+    template = await asyncio.to_thread(templates.template_of, info)
+    cutter = _Cutter(engine, info, template, messages, continue_final)
     (whole,) = await cutter.rendered([0])
     dropped, kept = (0, whole)
     if whole.tokens > room:
@@ -125,9 +128,10 @@ async def build_chat_prompt(
         context,
         room,
         dropped,
-        stop_strings(info),
+        template.stop,
         dropped_messages=len(messages) - len(cutter.without(dropped)),
         full_tokens=whole.tokens,
+        template=template.key,
     )
 
 
@@ -147,11 +151,13 @@ class _Cutter:
         self,
         engine: EngineClient,
         info: ModelInfo,
+        template: ChatTemplate,
         messages: Sequence[Message],
         continue_final: bool,
     ) -> None:
         self._engine = engine
         self._info = info
+        self._template = template
         self._messages = messages
         self._continue_final = continue_final
         self._starts = _turn_starts(messages)
@@ -169,7 +175,12 @@ class _Cutter:
     async def rendered(self, choices: Sequence[int]) -> list[_Rendered]:
         """The prompt for each number of dropped turns, counted in one call."""
         texts = [
-            await render_chat(self._info, self.without(turns), continue_final=self._continue_final)
+            await render_chat(
+                self._info,
+                self._template,
+                self.without(turns),
+                continue_final=self._continue_final,
+            )
             for turns in choices
         ]
         counts = await self._engine.count_tokens(texts)

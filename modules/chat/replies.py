@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from modules.chat.messages import Message
 from modules.chat.prompt import build_chat_prompt
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.mix import Mix
 from modules.engine.params import SamplingParams
@@ -64,6 +65,7 @@ class LiveReply:
 async def stream_reply(
     engine: EngineClient,
     live: LiveReply,
+    templates: TemplateChoices,
     changed: Signal,
     save: Callable[[LiveReply], Awaitable[None]],
 ) -> Literal["complete", "stopped"]:
@@ -72,7 +74,7 @@ async def stream_reply(
     Raises EngineError, AdapterError, TemplateError or InvalidInputError; `live` holds what
     came before.
     """
-    request = await _request(engine, live)
+    request = await _request(engine, live, templates)
     live.requested = True
     saved_at = time.monotonic()
     async with aclosing(engine.generate(request)) as events:
@@ -88,20 +90,30 @@ async def stream_reply(
     raise EngineError("The engine ended without a word.", "Load the model again.")
 
 
-async def _request(engine: EngineClient, live: LiveReply) -> GenerateRequest:
+async def _request(
+    engine: EngineClient, live: LiveReply, templates: TemplateChoices
+) -> GenerateRequest:
     """The prompt for a reply, once a model that is being loaded is there."""
     seen = -1
     while engine.state.phase == "loading":
         seen = await engine.changed.wait(seen)
     prompt = await build_chat_prompt(
-        engine, live.history, live.params, continue_final=bool(live.text)
+        engine, live.history, live.params, templates, continue_final=bool(live.text)
     )
-    live.about |= {"dropped": prompt.dropped, "context": prompt.context}
+    live.about |= {
+        "dropped": prompt.dropped,
+        "context": prompt.context,
+        "template": prompt.template,
+    }
     if (info := engine.state.info) is not None:
         live.about["model"] = info.name
-    params = live.params.replace(stop=(*live.params.stop, *prompt.stop))
     request = GenerateRequest(
-        live.request_id, prompt.text, params, special_tokens=False, adapters=live.adapters
+        live.request_id,
+        prompt.text,
+        live.params,
+        special_tokens=False,
+        adapters=live.adapters,
+        stop=prompt.stop,
     )
     # Written out, so that the reply can be told, and had, again.
     mix = engine.state.mix_of(request)

@@ -16,6 +16,7 @@ from modules.chat.messages import Message
 from modules.chat.prompt import ChatPrompt, build_chat_prompt
 from modules.chat.replies import LiveReply, stream_reply
 from modules.chat.store import Chat, ChatStore, State, StoredMessage
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.mix import Mix, checked_mix
 from modules.engine.params import SamplingParams
@@ -36,9 +37,10 @@ class ChatService:
     is not that owner's.
     """
 
-    def __init__(self, store: ChatStore, engine: EngineClient) -> None:
+    def __init__(self, store: ChatStore, engine: EngineClient, templates: TemplateChoices) -> None:
         self._store = store
         self._engine = engine
+        self._templates = templates
         self._live: dict[int, LiveReply] = {}
         self._busy: set[int] = set()
         self._changed: defaultdict[int, Signal] = defaultdict(Signal)
@@ -103,7 +105,8 @@ class ChatService:
             chat = await self.chat(chat_id, owner)
             branch = await asyncio.to_thread(self._store.branch, chat_id)
             history = _history(chat, branch)
-        return await build_chat_prompt(self._engine, [*history, Message("user", text)], params)
+        messages = [*history, Message("user", text)]
+        return await build_chat_prompt(self._engine, messages, params, self._templates)
 
     # -- chats --------------------------------------------------------------------------
 
@@ -276,7 +279,11 @@ class ChatService:
         error = ""
         try:
             state = await stream_reply(
-                self._engine, live, self._changed[live.chat_id], self._save_progress
+                self._engine,
+                live,
+                self._templates,
+                self._changed[live.chat_id],
+                self._save_progress,
             )
         except LanternError as failure:
             error = str(failure)

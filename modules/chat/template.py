@@ -8,21 +8,7 @@ from modules.chat.messages import Message
 from modules.chat.sandbox import RefusedError, run
 from modules.errors import TemplateError
 
-__all__ = ["FALLBACK_STOP", "FALLBACK_TEMPLATE", "render"]
-
-# The BOS token stands in the template because a rendered prompt is tokenized without
-# special tokens, and many base models go astray without theirs.
-FALLBACK_TEMPLATE = (
-    "{{ bos_token or '' }}{% for m in messages %}"
-    "{% if m.role == 'system' %}{{ m.content | trim ~ '\n\n' }}"
-    "{% elif m.role == 'user' %}{{ 'User: ' ~ m.content | trim ~ '\n' }}"
-    "{% else %}{{ 'Assistant: ' ~ m.content | trim ~ '\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""For checkpoints without a template: plain text, which any base model continues."""
-
-FALLBACK_STOP = ("\nUser:",)
-"""Where a reply ends under FALLBACK_TEMPLATE: before the model speaks for the user."""
+__all__ = ["render"]
 
 _TEMPLATE_LIMIT = 128 * 1024
 """Characters; the longest templates in use (with tool calls) have about 30,000."""

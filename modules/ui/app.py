@@ -25,6 +25,7 @@ _HEAD = """
 </script>
 <script src="page/static/params.js"></script>
 <script type="module" src="page/static/page.js"></script>
+<script type="module" src="page/static/presets.js"></script>
 """
 
 

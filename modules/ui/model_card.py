@@ -92,7 +92,7 @@ def _attention(inspection: Inspection) -> str:
 
 def _template(inspection: Inspection) -> str:
     source = inspection.template_source
-    return f"yes, from {source}" if source else "none: turns are written as plain text"
+    return f"yes, from {source}" if source else "none of its own"
 
 
 def _safety(inspection: Inspection) -> str:

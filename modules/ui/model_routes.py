@@ -18,6 +18,7 @@ from modules.loader.plan import make_plan
 from modules.loader.saved_options import forget_options, save_options, saved_options
 from modules.ui import adapters, downloads, models
 from modules.ui.callers import Admin, Id
+from modules.ui.chat_templates import template_json
 from modules.ui.model_card import card_json, controls_json, kind_of, options_json, plan_json
 from modules.ui.planning import free_machine, options_for, plan_load
 
@@ -36,6 +37,10 @@ class _Load(_Model):
 
 class _Options(_Model):
     options: LoadOptions
+
+
+class _Template(_Model):
+    template: Name
 
 
 class _Look(BaseModel):
@@ -58,6 +63,7 @@ def add_model_routes(router: APIRouter, ctx: AppContext) -> None:
     """Everything of the page that is about models."""
     _add_choice(router, ctx)
     _add_settings(router, ctx)
+    _add_templates(router, ctx)
     _add_loading(router, ctx)
     _add_adapters(router, ctx)
     _add_downloads(router, ctx)
@@ -71,7 +77,8 @@ def _add_choice(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/models/card")
     async def card(caller: Admin, body: _Model) -> dict[str, Any]:
-        return await asyncio.to_thread(_card, ctx, body.name)
+        found = await asyncio.to_thread(_card, ctx, body.name)
+        return found | {"template": await template_json(ctx, body.name)}
 
     @router.post("/models/plan")
     async def plan(caller: Admin, body: _Options) -> dict[str, Any]:
@@ -127,6 +134,18 @@ def _add_settings(router: APIRouter, ctx: AppContext) -> None:
     @router.post("/models/settings/forget")
     async def forget(caller: Admin, body: _Model) -> None:
         await asyncio.to_thread(forget_options, kept, body.name)
+
+
+def _add_templates(router: APIRouter, ctx: AppContext) -> None:
+    @router.post("/models/template")
+    async def template(caller: Admin, body: _Model) -> dict[str, Any]:
+        return await template_json(ctx, body.name)
+
+    @router.post("/models/template/choose")
+    async def choose(caller: Admin, body: _Template) -> dict[str, Any]:
+        find_model(ctx.settings.model_dir, body.name)
+        await asyncio.to_thread(ctx.templates.choose, body.name, body.template)
+        return await template_json(ctx, body.name)
 
 
 def _add_loading(router: APIRouter, ctx: AppContext) -> None:

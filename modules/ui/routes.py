@@ -28,6 +28,7 @@ from modules.ui.components.knobs import from_widgets
 from modules.ui.downloads import downloads_json
 from modules.ui.feed import WINDOW, ChatFeed
 from modules.ui.model_routes import add_model_routes
+from modules.ui.preset_routes import add_preset_routes
 
 __all__ = ["STATIC", "add_routes", "build_routes"]
 
@@ -111,6 +112,7 @@ def build_routes(ctx: AppContext) -> APIRouter:
     _add_chat_routes(router, ctx)
     _add_message_routes(router, ctx)
     add_model_routes(router, ctx)
+    add_preset_routes(router, ctx)
     return router
 
 

@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
+from modules.chat import prompt as prompts
 from modules.chat.messages import Message
-from modules.chat.prompt import ChatPrompt, build_chat_prompt
+from modules.chat.prompt import ChatPrompt
+from modules.chat.template_choice import TemplateChoices
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import LoadModel
@@ -42,6 +44,17 @@ def turns(count: int, words: int = 10) -> list[Message]:
 SYSTEM = Message("system", "Be brief.")
 QUESTION = Message("user", "And now?")
 PARAMS = SamplingParams(max_new_tokens=20)
+
+
+async def build_chat_prompt(
+    engine: FakeEngine,
+    messages: list[Message],
+    params: SamplingParams,
+    continue_final: bool = False,
+) -> ChatPrompt:
+    return await prompts.build_chat_prompt(
+        engine, messages, params, TemplateChoices(), continue_final=continue_final
+    )
 
 
 async def fits(engine: FakeEngine, prompt: ChatPrompt) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -102,6 +103,21 @@ async def test_the_message_is_stored_when_send_returns(
 ) -> None:
     await started(chats, engine)
     assert "Tell me everything." in rows(store).values()
+
+
+async def test_the_stop_strings_of_the_template_come_beside_as_many_as_a_user_may_have(
+    chats: ChatService, engine: FakeEngine
+) -> None:
+    info = engine.state.info
+    assert info is not None
+    info = dataclasses.replace(info, path="models/Llama-2-7B-Chat-GPTQ", chat_template=None)
+    engine.state = dataclasses.replace(engine.state, info=info)
+    engine.reply = lambda request: "Fine. [INST] And you?"
+    stop = tuple(f"stop{i}" for i in range(16))
+    chat = await asked(chats, "How are you?", params=PARAMS.replace(stop=stop))
+    assert (await contents(chats, chat))[1] == "Fine. "
+    assert engine.requests[-1].stops == (*stop, "[INST]")
+    assert (await branch(chats, chat))[1].about["template"] == "llama-2"
 
 
 async def test_a_chat_is_titled_by_its_first_message(chats: ChatService) -> None:
@@ -489,7 +505,7 @@ async def test_a_fault_of_ours_does_not_leave_a_reply_in_mid_air(
 ) -> None:
     engine = Strange(reply=lambda request: text)
     await engine.load(LoadModel("models/x"))
-    chats = ChatService(ctx.chats._store, engine)
+    chats = ChatService(ctx.chats._store, engine, ctx.templates)
     reply = (await branch(chats, await asked(chats, "One")))[1]
     assert (reply.state, reply.content) == ("cut", "half")
     assert reason in reply.error

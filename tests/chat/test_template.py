@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from modules.chat.messages import Message
-from modules.chat.template import FALLBACK_TEMPLATE, render
+from modules.chat.template import render
+from modules.chat.template_library import PLAIN
 from modules.engine.fake import CHATML
 from modules.errors import TemplateError
 
@@ -228,7 +229,7 @@ def test_a_template_that_hides_the_reply_says_so() -> None:
 
 
 def test_the_plain_form_names_the_speakers() -> None:
-    text = render(FALLBACK_TEMPLATE, [SYSTEM, *CHAT[:2], CHAT[4]], special_tokens={})
+    text = render(PLAIN.source, [SYSTEM, *CHAT[:2], CHAT[4]], special_tokens={})
     assert text == (
         "Answer in verse.\n\nUser: Who are <you> & why?\nAssistant: Ich bin's — 你好.\n"
         "User: Bye\nAssistant:"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
+from tokenizers import AddedToken
 
 from modules.engine.worker.detokenizer import Detokenizer
 from modules.engine.worker.tokens import encode, stop_ids
@@ -98,3 +100,11 @@ def test_half_an_emoji_in_a_prompt_is_no_error(tiny: LoadedModel) -> None:
 
 def test_a_special_token_can_be_a_stop_string(tiny: LoadedModel) -> None:
     assert stop_ids(tiny.tokenizer, ["<|im_end|>", "paris"]) == {2}
+
+
+def test_a_special_token_without_a_name_of_its_own_can_be_one_too(tiny: LoadedModel) -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)], special_tokens=True)
+    (end,) = tokenizer("<|eot_id|>", add_special_tokens=False)["input_ids"]
+    assert "<|eot_id|>" not in tokenizer.all_special_tokens
+    assert stop_ids(tokenizer, ["<|eot_id|>"]) == {end}

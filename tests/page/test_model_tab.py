@@ -278,3 +278,14 @@ def test_on_a_telephone_everything_fits_and_can_be_hit(tab: Page, served: Served
         }"""
     )
     assert (outside, small) == ([], [])
+
+
+def test_a_chat_template_is_chosen_by_hand(tab: Page, served: Served) -> None:
+    section = tab.get_by_role("region", name="Chat template")
+    expect(section).to_contain_text("Checked: no fault found.")
+    section.get_by_label("Template", exact=True).select_option("Alpaca")
+    expect(section).to_contain_text("Chosen by hand.")
+    expect(section.get_by_role("listitem").first).to_contain_text("departs from the model's own")
+    assert served.ctx.templates.chosen("Tiny") == "alpaca"
+    section.get_by_label("Template", exact=True).select_option("Automatic: the model's own")
+    expect(section).to_contain_text("Checked: no fault found.")

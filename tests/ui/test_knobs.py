@@ -28,7 +28,11 @@ def strategy(knob: Knob) -> st.SearchStrategy[Any]:
         case "switch":
             return st.booleans()
         case "strings":
-            return st.lists(st.text(max_size=20), max_size=int(knob.maximum)).map(tuple)
+            one = st.text(max_size=20)
+            if knob.choices or knob.pattern:
+                forms = st.from_regex(knob.pattern, fullmatch=True)
+                one = st.sampled_from(knob.choices) if knob.choices else forms
+            return st.lists(one, max_size=min(int(knob.maximum), 20)).map(tuple)
         case "integer":
             return st.integers(int(knob.minimum), int(knob.maximum))
         case _:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from modules.access import AccessMiddleware
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
+from modules.engine.protocol import LoadModel
 from modules.errors import AdapterError
 from modules.loader.machine import Card, Machine
 from modules.ui import planning
@@ -110,6 +111,41 @@ async def test_a_model_that_would_run_code_is_called_unsafe(
     assert dict(found["card"]["rows"])["Safe to load"] == "no"
     assert found["card"]["remedy"]
     assert found["plan"]["problem"] == found["card"]["problem"]
+
+
+# -- the chat template ------------------------------------------------------------------
+
+
+async def test_a_model_without_a_template_gets_one_with_a_reason(
+    ctx: AppContext, owner: httpx.AsyncClient
+) -> None:
+    make_model(ctx.settings.model_dir, "Llama-2-7B-Chat-GPTQ")
+    found = (await asked(owner, "models/card", name="Llama-2-7B-Chat-GPTQ"))["template"]
+    assert found["reason"] == "Its name has “llama-2-7b-chat”, so Llama-2 chat."
+    assert found["choices"][0] == ["", "Automatic: Llama-2 chat"]
+    assert ["alpaca", "Alpaca"] in found["choices"]
+    assert (found["chosen"], found["check"]) == ("", None)
+    assert found["origin"].startswith("https://")
+
+
+async def test_a_template_chosen_by_hand_is_kept_and_checked_on_the_loaded_model(
+    ctx: AppContext, owner: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    path = put_llama(ctx.settings.model_dir, "Tiny", TINY)
+    await engine.load(LoadModel(str(path)))
+    assert (await asked(owner, "models/template", name="Tiny"))["check"] == []
+    chosen = await asked(owner, "models/template/choose", name="Tiny", template="alpaca")
+    assert (chosen["chosen"], chosen["reason"]) == ("alpaca", "Chosen by hand.")
+    assert "departs from the model's own template" in chosen["check"][0]
+    again = await asked(owner, "models/template/choose", name="Tiny", template="")
+    assert (again["chosen"], again["check"]) == ("", [])
+
+
+async def test_an_unknown_template_is_refused(ctx: AppContext, owner: httpx.AsyncClient) -> None:
+    put_llama(ctx.settings.model_dir, "Tiny", TINY)
+    body = json.dumps({"name": "Tiny", "template": "../../secret"})
+    answer = await owner.post("/page/models/template/choose", content=body)
+    assert (answer.status_code, bool(answer.json()["remedy"])) == (400, True)
 
 
 # -- the options that fit ---------------------------------------------------------------

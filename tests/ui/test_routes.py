@@ -30,7 +30,7 @@ VALUES = to_widgets(SamplingParams())
 BODY = {"text": "words", "values": VALUES, "name": "x", "chat": 1}
 JSON = {"content-type": "application/json"}
 GUEST = Caller("guest-1", admin=False)
-OPEN = {"/page/events", "/page/preview", "/page/chats"}
+OPEN = {"/page/events", "/page/preview", "/page/chats", "/page/presets"}
 """For every caller who is let in at all: their own chats."""
 
 

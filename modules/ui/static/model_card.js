@@ -1,5 +1,6 @@
 // The chosen model: what it is, what loading it costs, the options that fit it, and the buttons.
 
+import { ChatTemplate } from "./chat_template.js";
 import { gigabytes } from "./figures.js";
 import { element, post, redraw, working } from "./net.js";
 import { drawPlan } from "./plan.js";
@@ -32,12 +33,16 @@ export class ModelCard {
     this.saved = found.saved ? found.options : null;
     if (!keep) this.options = found.options;
     this.plan = found.plan;
+    this.template = new ChatTemplate(name);
+    this.template.draw(found.template);
     this.build();
     if (keep) this.replan();
   }
 
   /** The engine or its job changed. */
   follow(engine, job) {
+    const loaded = engine?.loaded === this.name;
+    if (this.template && loaded !== (this.engine?.loaded === this.name)) this.template.refresh();
     this.engine = engine;
     this.job = job;
     if (this.actions) this.drawActions();
@@ -64,7 +69,7 @@ export class ModelCard {
           ? element("div", { className: "model-load" }, element("h3", {}, "Memory"), this.planPlace)
           : element("div", { className: "model-load" }, problem(card.problem, card.remedy)),
       ),
-      ...(loadable ? [this.settings()] : []),
+      ...(loadable ? [this.settings(), this.template.node] : []),
     );
     this.drawPlan();
     this.drawControls();
