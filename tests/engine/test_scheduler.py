@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -87,6 +88,16 @@ def test_a_shared_beginning_is_copied_and_not_stolen(run: Run, spy: Spy) -> None
     assert branch.cached_tokens > 5
     assert again.cached_tokens == again.prompt_tokens - 1
     assert spy.replies["again"] == spy.replies["long"]
+
+
+@pytest.mark.parametrize(("banned", "reason"), [(False, "stop"), (True, "length")])
+def test_what_a_template_ends_a_turn_with_can_be_banned_too(
+    run: Run, banned: bool, reason: str
+) -> None:
+    # The bias makes <|im_start|>, token 1, what the model would always say.
+    asked = ask(ban_eos_token=banned, logit_bias=("1:100",))
+    reply = run(dataclasses.replace(asked, stop=("<|im_start|>",)))["a"]
+    assert reply.finished.reason == reason
 
 
 def test_two_replies_grow_side_by_side(make_scheduler: Make) -> None:

@@ -215,12 +215,14 @@ class Scheduler:
                 f"The prompt has {len(ids):,} tokens, and the context holds {context:,}.",
                 "Shorten it.",
             )
+        # What a template ends a turn with is an end that may be banned, as the model's own is.
+        ends_of_turn = self._eos_ids | stop_ids(self._tokenizer, request.stop)
         return Sequence(
             request=request,
             token_ids=ids,
             max_tokens=min(context, len(ids) + params.max_new_tokens),
             end_ids=self._eos_ids | stop_ids(self._tokenizer, request.stops),
-            sampler=Sampler(params, self._eos_ids, self._tokens_of),
+            sampler=Sampler(params, ends_of_turn, self._tokens_of),
             detokenizer=Detokenizer(self._tokenizer, ids, request.stops),
         )
 
