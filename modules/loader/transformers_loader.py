@@ -5,6 +5,7 @@ For the engine worker alone: importing this module imports torch and transformer
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ from modules.loader.load_progress import LoadStages, Progress
 from modules.loader.options import LoadOptions
 from modules.loader.quantization.format import LOAD_4BIT, LOAD_8BIT
 from modules.loader.quantization.quantizer import ConversionAborted, LanternConfig
+from modules.paths import write_atomically
 
 __all__ = ["LoadedModel", "Progress", "load"]
 
@@ -185,8 +187,26 @@ def _weights_name(inspection: Inspection) -> str:
     if len(inspection.weights) == 1:
         return inspection.weights[0].name
     indexes = sorted(name for name in inspection.files if name.endswith(_INDEX))
-    usual = f"model{_INDEX}"
-    return usual if usual in indexes else indexes[0]
+    first = inspection.weights[0].name
+    own = (name for name in indexes if first.startswith(name.removesuffix(_INDEX)))
+    return next(own, None) or next(iter(indexes), None) or _written_index(inspection)
+
+
+def _written_index(inspection: Inspection) -> str:
+    """Shards whose index was left behind get one, for transformers wants it."""
+    name = f"model{_INDEX}"
+    index = {
+        "metadata": {"total_size": inspection.size_bytes},
+        "weight_map": {tensor: info.file for tensor, info in inspection.tensors.items()},
+    }
+    try:
+        write_atomically(inspection.path / name, json.dumps(index))
+    except OSError as error:
+        raise LoadFailedError(
+            f"{inspection.name} lacks {name}, and it cannot be written: {error.strerror}.",
+            "Download it into the folder, or make the folder writable.",
+        ) from error
+    return name
 
 
 def _gguf(inspection: Inspection) -> str:

@@ -146,3 +146,23 @@ def test_layers_on_the_disk_compute_the_same(tmp_path: Path, tokenizer_files: Pa
     model = load(tmp_path / "model", quiet, EXACT, places, str(tmp_path / "offload")).model
     assert model.get_submodule("model.layers.1.mlp.up_proj").weight.device.type == "meta"
     assert relative_error(logits_of(model), logits_of(reference)) < 1e-4
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_shards_under_a_name_of_their_own_are_found_with_or_without_an_index(
+    has_index: bool, tmp_path: Path, tokenizer_files: Path
+) -> None:
+    folder = tmp_path / "model"
+    reference = write_quantized(folder, Form(), tokenizer_files)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    halves = {"llama-00001-of-00002": names[:20], "llama-00002-of-00002": names[20:]}
+    for stem, part in halves.items():
+        kept = {name: tensors[name] for name in part}
+        save_file(kept, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    index = {name: f"{stem}.safetensors" for stem, part in halves.items() for name in part}
+    if has_index:
+        written = json.dumps({"metadata": {}, "weight_map": index})
+        (folder / "llama.safetensors.index.json").write_text(written)
+    assert relative_error(logits_of(load(folder, quiet, EXACT).model), logits_of(reference)) < 1e-4
