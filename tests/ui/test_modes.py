@@ -11,7 +11,7 @@ import pytest
 from modules.chat.drafts import Draft
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
-from modules.engine.params import SamplingParams
+from modules.engine.params import SamplingParams, knobs
 from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
 from modules.errors import WorkerDiedError
 from modules.ui.components.knobs import to_widgets
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.anyio
 
 VALUES = tuple(to_widgets(SamplingParams()))
 PARIS = "The capital of France is Paris."
-NEGATIVE = (*VALUES[:-1], -1)
+_LENGTH = list(knobs()).index("truncation_length")
+NEGATIVE = (*VALUES[:_LENGTH], -1, *VALUES[_LENGTH + 1 :])
 
 
 async def collected(updates: AsyncIterator[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
