@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+__all__ = ["Form", "awq", "quantized", "stream", "tiny_config", "write_quantized"]
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -30,7 +32,6 @@ class Form:
     act_order: bool = False
     version: str = "v1"
     bias: bool = False
-    settings: dict[str, object] = field(default_factory=dict)
 
     def config(self) -> dict[str, object]:
         if self.method == "awq":
@@ -157,6 +158,3 @@ def write_quantized(folder: Path, form: Form, tokenizer: Path) -> LlamaForCausal
     for file in tokenizer.glob("token*"):
         shutil.copy(file, folder)
     return model
-
-
-__all__ = ["Form", "load_file", "quantized", "tiny_config", "write_quantized"]
