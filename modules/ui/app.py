@@ -38,7 +38,7 @@ def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
         build_page(ctx),
         path="/",
         theme=lantern_theme(),
-        head=_HEAD,
+        head=parameters.facts() + _HEAD,
         footer_links=[],
         run_history=False,
         allowed_paths=[],

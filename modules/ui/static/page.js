@@ -285,7 +285,7 @@ function preview() {
   clearTimeout(previewing);
   previewing = setTimeout(async () => {
     const text = byId("composer-text").value;
-    if (!values() || document.body.dataset.engine !== "ready") return;
+    if (document.body.dataset.engine !== "ready") return;
     const answer = await fetch("page/preview", {
       method: "POST",
       headers: { "content-type": "application/json" },

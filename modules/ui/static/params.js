@@ -5,9 +5,11 @@
 window.lanternParams = (() => {
   const KEY = "lantern-params";
   const OPEN = "lantern-open-groups";
-  let facts = [];
-  let values = null;
-  let waiting = null; // what the widgets are about to be set to
+  const facts = JSON.parse(document.getElementById("knob-facts").textContent);
+  const kept = stored(KEY, {});
+  let values = facts.map((fact) => (typeof kept[fact.name] === typeof fact.default ? kept[fact.name] : fact.default));
+  let waiting = values; // what the widgets are about to be set to
+  let setUp = false; // whether the widgets have been given the values
   const shown = new Set(); // knobs that a folded group shows, because they are or were altered
   const listeners = [];
 
@@ -28,7 +30,7 @@ window.lanternParams = (() => {
 
   function drawChips() {
     const place = document.getElementById("parameter-chips");
-    if (!place || !values) return;
+    if (!place) return;
     place.replaceChildren(
       ...facts.filter(altered).map((fact) => {
         const chip = document.createElement("button");
@@ -93,6 +95,7 @@ window.lanternParams = (() => {
   /** Set the widgets by name; the others stay as they are. With `fold`, groups fold anew. */
   function set(named, fold = true) {
     waiting = facts.map((fact, i) => named[fact.name] ?? values[i]);
+    setUp = true;
     if (fold) shown.clear();
     take(waiting);
     document.getElementById("parameters-apply").click();
@@ -121,15 +124,19 @@ window.lanternParams = (() => {
     },
     drawChips,
     set,
+    /** What a widget says before it was given its value is gradio's, and nobody's wish. */
     keep(now) {
-      if (values) take(now);
+      if (setUp) take(now);
       return [];
     },
-    restore(fields) {
-      facts = fields;
-      const kept = stored(KEY, {});
-      take(facts.map((fact) => (typeof kept[fact.name] === typeof fact.default ? kept[fact.name] : fact.default)));
+    restore() {
+      setUp = true;
+      take(values);
       return values;
+    },
+    /** Gradio's load event was seen to fail once on a busy machine: the widgets are set without it. */
+    insist() {
+      if (!setUp) set({});
     },
   };
 })();

@@ -42,7 +42,7 @@ async function fetchPresets() {
 }
 
 function draw() {
-  if (!params.values || !presets.length) return;
+  if (!presets.length) return;
   const preset = chosen();
   const moved = Boolean(preset?.values && differs(preset));
   byId("preset").value = preset?.name ?? "";
@@ -123,6 +123,7 @@ function askName() {
 
 await present("preset");
 params.onChange(draw);
+setTimeout(params.insist, 3000);
 byId("preset").onchange = (event) => load(event.target.value);
 byId("preset-restore").onclick = () => replace(valuesOf(chosen()));
 byId("preset-save").onclick = askName;

@@ -18,7 +18,7 @@ from modules.engine.params import SamplingParams, knobs
 from modules.engine.presets import in_presets
 from modules.ui.components.knobs import Widget, build_widgets, neutral_values, to_widgets
 
-__all__ = ["Components", "bind", "build"]
+__all__ = ["Components", "bind", "build", "facts"]
 
 _HEAD = """
 <h2>Parameters</h2>
@@ -64,9 +64,19 @@ def build() -> Components:
 def bind(blocks: gr.Blocks, components: Components) -> None:
     """Events; all of them run in the browser alone."""
     widgets = components.widgets
+    blocks.load(None, None, widgets, js="() => window.lanternParams.restore()", queue=False)
+    kept = "(...values) => window.lanternParams.keep(values)"
+    gr.on([w.change for w in widgets], None, widgets, None, js=kept, queue=False)
+    components.apply.click(
+        None, None, widgets, js="() => window.lanternParams.waiting", queue=False
+    )
+
+
+def facts() -> str:
+    """What params.js knows of each knob, in the order of the widgets: an element of the head."""
     ours = set(in_presets())
     neutral, defaults = neutral_values(), to_widgets(SamplingParams())
-    facts = json.dumps(
+    told = json.dumps(
         [
             {
                 "name": name,
@@ -79,9 +89,4 @@ def bind(blocks: gr.Blocks, components: Components) -> None:
             for place, (name, knob) in enumerate(knobs().items())
         ]
     )
-    blocks.load(None, None, widgets, js=f"() => window.lanternParams.restore({facts})", queue=False)
-    kept = "(...values) => window.lanternParams.keep(values)"
-    gr.on([w.change for w in widgets], None, widgets, None, js=kept, queue=False)
-    components.apply.click(
-        None, None, widgets, js="() => window.lanternParams.waiting", queue=False
-    )
+    return f'<script type="application/json" id="knob-facts">{told}</script>'
