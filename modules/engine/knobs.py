@@ -13,7 +13,7 @@ from modules.errors import InvalidInputError
 
 __all__ = ["Knob", "checked", "knob_field"]
 
-Kind = Literal["number", "integer", "switch", "strings"]
+Kind = Literal["number", "integer", "switch", "strings", "choice", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Knob:
 
     `neutral` is the value at which the field changes nothing. For strings, `maximum` is how
     many there may be; each is one of `choices` or has the form `pattern`, where these are
-    given, and `example` shows the form.
+    given, and `example` shows the form. A choice is one of `choices`; a text has at most
+    `maximum` characters.
     """
 
     label: str
@@ -56,6 +57,14 @@ def checked(name: str, knob: Knob, value: Any) -> Any:
             raise _refused(name, value, "Use true or false.")
         case "strings":
             return _checked_strings(name, knob, value)
+        case "choice":
+            if isinstance(value, str) and value in knob.choices:
+                return value
+            raise _refused(name, value, f"Use one of: {', '.join(knob.choices)}.")
+        case "text":
+            if isinstance(value, str) and len(value) <= knob.maximum:
+                return value
+            raise _refused(name, value, f"Use a text of at most {knob.maximum:,} characters.")
         case "integer":
             number = _number(name, value)
             if not number.is_integer():

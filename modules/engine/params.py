@@ -77,6 +77,14 @@ def _strings(neutral: tuple[str, ...], count: int, **about: Any) -> Any:
     return _knob("strings", neutral, (0, count, 0), _NEW, **about)
 
 
+def _choice(neutral: str, choices: tuple[str, ...], **about: Any) -> Any:
+    return _knob("choice", neutral, (0, 0, 0), _NEW, choices=choices, **about)
+
+
+def _text(characters: int, **about: Any) -> Any:
+    return _knob("text", "", (0, characters, 0), _NEW, **about)
+
+
 def _knob(kind: Any, neutral: Any, bounds: Bounds, default: Any, **about: Any) -> Any:
     least, most, step = bounds
     knob = Knob(kind=kind, neutral=neutral, minimum=least, maximum=most, step=step, **about)

@@ -17,7 +17,7 @@ __all__ = ["Widget", "build_widgets", "from_widgets", "neutral_values", "to_widg
 _SIGNS = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
 """How a line of the stop strings spells what a text box cannot hold."""
 
-Widget = gr.Slider | gr.Number | gr.Checkbox | gr.Textbox
+Widget = gr.Slider | gr.Number | gr.Checkbox | gr.Textbox | gr.Dropdown
 
 
 def build_widgets() -> list[Widget]:
@@ -70,6 +70,10 @@ def _widget(name: str, knob: Knob, value: Any) -> Widget:
             return gr.Checkbox(value, **about)
         case "strings":
             return gr.Textbox(value="\n".join(map(_escaped, value)), lines=2, max_lines=6, **about)
+        case "text":
+            return gr.Textbox(value=value, lines=2, max_lines=12, **about)
+        case "choice":
+            return gr.Dropdown(list(knob.choices), value=value, **about)
         case "integer" if knob.maximum >= 2**31 - 1:
             return gr.Number(value, precision=0, minimum=int(knob.minimum), **about)
         case _:
