@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.chat.store import ChatStore, storable
+from modules.chat.database import Database, storable
 
 __all__ = ["Draft", "DraftKind", "DraftStore"]
 
@@ -29,9 +29,9 @@ class Draft:
 
 
 class DraftStore:
-    """The drafts in the file of a `ChatStore`."""
+    """The drafts in the file of a `Database`."""
 
-    def __init__(self, store: ChatStore) -> None:
+    def __init__(self, store: Database) -> None:
         self._store = store
 
     def latest(self, owner: str, kind: DraftKind) -> Draft:

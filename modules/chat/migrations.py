@@ -51,7 +51,16 @@ CREATE INDEX drafts_by_owner ON drafts (owner, kind, id);
 # A JSON list of [name, weight]; NULL where the chat follows what is applied to all.
 _ADAPTERS = "ALTER TABLE chats ADD COLUMN adapters TEXT;"
 
-_STEPS = (_CHATS, _DRAFTS, _ADAPTERS)
+# `character` is the name of a file; a pinned message is never left out of the context.
+_HABITS = """
+ALTER TABLE chats ADD COLUMN mode TEXT NOT NULL DEFAULT 'instruct';
+ALTER TABLE chats ADD COLUMN character TEXT NOT NULL DEFAULT '';
+ALTER TABLE chats ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+ALTER TABLE chats ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE messages ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+"""
+
+_STEPS = (_CHATS, _DRAFTS, _ADAPTERS, _HABITS)
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -4,34 +4,36 @@ Messages form a tree: an edit or a new reply adds a sibling and overwrites nothi
 what is deleted is only marked, so that it can be brought back. A chat remembers the leaf
 of the branch that is shown; the branch is the way from there to the root.
 
-Each method is one transaction that is on the disk when it returns (WAL with
-`synchronous=FULL`). The store may be used from any thread.
+Each method is one transaction.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from modules.chat.database import Database, no_chat, storable
 from modules.chat.messages import Role
-from modules.chat.migrations import migrate
 from modules.engine.mix import Mix
-from modules.errors import InvalidInputError, NotFoundError, StorageError
+from modules.errors import InvalidInputError, NotFoundError
 
-__all__ = ["MAX_MESSAGE_CHARS", "Chat", "ChatStore", "State", "StoredMessage", "storable"]
+__all__ = ["MAX_MESSAGE_CHARS", "Chat", "ChatStore", "Mode", "State", "StoredMessage"]
+
+Mode = Literal["instruct", "chat-instruct", "chat"]
+"""How a prompt is made: by the chat template; by it, around a transcript; or as a transcript."""
 
 State = Literal["complete", "streaming", "stopped", "cut", "failed"]
 """`stopped`: by the user. `cut`: by a fault, with some text. `failed`: without any."""
 
 MAX_MESSAGE_CHARS = 1_000_000
 _MAX_TITLE_CHARS = 120
+_CHATS = (
+    "SELECT id, owner, title, system, leaf_id, updated_at, adapters, mode, character, folder,"
+    " pinned FROM chats WHERE owner = ? AND deleted_at IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Chat:
     leaf_id: int | None
     updated_at: float
     adapters: Mix | None = None
+    mode: Mode = "instruct"
+    character: str = ""
+    folder: str = ""
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,65 +74,11 @@ class StoredMessage:
     about: dict[str, Any]
     created_at: float
     versions: tuple[int, ...] = field(default=())
+    pinned: bool = False
 
 
-class ChatStore:
-    """The chats in the SQLite file at `path`. Raises StorageError if it cannot be used."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            migrate(self._db)
-        except sqlite3.Error as error:
-            raise StorageError(
-                f"The chats in {path} cannot be opened: {error}.",
-                "Check the folder, or give another one with --user-data-dir.",
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, joined by those opened within it.
-
-        A full disk or a read-only file becomes a StorageError, and nothing is changed.
-        """
-        with self._lock:
-            if self._db.in_transaction:
-                yield self._db
-                return
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StorageError(
-                    f"The change could not be saved: {error}.",
-                    "Free some disk space or make user_data/ writable, then try again.",
-                ) from error
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except OverflowError as error:  # an id larger than SQLite's, which nothing has
-                raise _no_chat() from error
-            except sqlite3.Error as error:
-                raise StorageError(
-                    f"The chats could not be read: {error}.", "Check the disk, then try again."
-                ) from error
+class ChatStore(Database):
+    """The chats in a database."""
 
     # -- chats --------------------------------------------------------------------------
 
@@ -143,41 +95,27 @@ class ChatStore:
 
     def chats(self, owner: str) -> list[Chat]:
         """The chats of one owner, the latest first."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT id, owner, title, system, leaf_id, updated_at, adapters FROM chats"
-                " WHERE owner = ? AND deleted_at IS NULL ORDER BY updated_at DESC, id DESC",
-                (owner,),
-            )
+        with self.reading() as db:
+            rows = db.execute(_CHATS + " ORDER BY updated_at DESC, id DESC", (owner,))
             return [_chat(row) for row in rows]
 
     def chat(self, chat_id: int, owner: str) -> Chat:
         """One chat. Raises NotFoundError where there is none, or it is another's."""
-        with self._reading() as db:
-            row = db.execute(
-                "SELECT id, owner, title, system, leaf_id, updated_at, adapters FROM chats"
-                " WHERE id = ? AND owner = ? AND deleted_at IS NULL",
-                (chat_id, owner),
-            ).fetchone()
+        with self.reading() as db:
+            row = db.execute(_CHATS + " AND id = ?", (owner, chat_id)).fetchone()
         if row is None:
-            raise _no_chat()
+            raise no_chat()
         return _chat(row)
 
-    def rename_chat(self, chat_id: int, title: str) -> None:
-        """Give a chat another title."""
-        with self.transaction() as db:
-            db.execute("UPDATE chats SET title = ? WHERE id = ?", (_title(title), chat_id))
+    def change_chat(self, chat_id: int, **columns: Any) -> None:
+        """Give a chat other values in some of the columns that `Chat` names.
 
-    def set_system(self, chat_id: int, system: str) -> None:
-        """Give a chat another system message; an empty one removes it."""
+        Raises InvalidInputError for a text that is too long.
+        """
+        stored = {name: _column(name, value) for name, value in columns.items()}
+        names = ", ".join(f"{name} = ?" for name in stored)
         with self.transaction() as db:
-            db.execute("UPDATE chats SET system = ? WHERE id = ?", (_content(system), chat_id))
-
-    def set_adapters(self, chat_id: int, mix: Mix | None) -> None:
-        """Give a chat LoRAs of its own; None goes back to what is applied to all."""
-        text = None if mix is None else json.dumps(mix)
-        with self.transaction() as db:
-            db.execute("UPDATE chats SET adapters = ? WHERE id = ?", (text, chat_id))
+            db.execute(f"UPDATE chats SET {names} WHERE id = ?", (*stored.values(), chat_id))  # noqa: S608 - names of ours
 
     def delete_chat(self, chat_id: int, owner: str, *, undo: bool = False) -> None:
         """Hide a chat, or bring it back. Raises NotFoundError."""
@@ -188,13 +126,13 @@ class ChatStore:
                 (when, chat_id, owner),
             )
             if not cursor.rowcount:
-                raise _no_chat()
+                raise no_chat()
 
     # -- messages -----------------------------------------------------------------------
 
     def branch(self, chat_id: int) -> list[StoredMessage]:
         """The shown branch, from its first message to its last, without deleted ones."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "WITH RECURSIVE branch(id, parent_id, depth) AS ("
                 "  SELECT m.id, m.parent_id, 0 FROM messages m"
@@ -210,7 +148,7 @@ class ChatStore:
 
     def message(self, message_id: int, chat_id: int) -> StoredMessage:
         """One message of a chat, whether it is shown or not. Raises NotFoundError."""
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute(
                 "SELECT * FROM messages WHERE id = ? AND chat_id = ?", (message_id, chat_id)
             ).fetchone()
@@ -359,7 +297,19 @@ def _chat(row: sqlite3.Row) -> Chat:
     fields = dict(row)
     text = fields.pop("adapters")
     mix = None if text is None else tuple((name, weight) for name, weight in json.loads(text))
-    return Chat(**fields, adapters=mix)
+    pinned = bool(fields.pop("pinned"))
+    return Chat(**fields, adapters=mix, pinned=pinned)
+
+
+def _column(name: str, value: Any) -> Any:
+    """`value` as the table holds it."""
+    match name:
+        case "title":
+            return _title(value)
+        case "adapters":
+            return None if value is None else json.dumps(value)
+        case _:
+            return _content(value) if isinstance(value, str) else value
 
 
 def _message(row: sqlite3.Row, versions: tuple[int, ...]) -> StoredMessage:
@@ -374,6 +324,7 @@ def _message(row: sqlite3.Row, versions: tuple[int, ...]) -> StoredMessage:
         about=json.loads(row["about"]),
         created_at=row["created_at"],
         versions=versions,
+        pinned=bool(row["pinned"]),
     )
 
 
@@ -384,15 +335,6 @@ def _content(text: str) -> str:
             "Shorten it.",
         )
     return storable(text)
-
-
-def storable(text: str) -> str:
-    """`text` without lone surrogates (half an emoji), which cannot be stored as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _no_chat() -> NotFoundError:
-    return NotFoundError("This chat does not exist.", "Choose another one at the left.")
 
 
 def _title(text: str) -> str:

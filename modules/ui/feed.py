@@ -43,7 +43,7 @@ class ChatFeed:
 
     async def changes(self) -> dict[str, Any] | None:
         """The difference between what the tab shows and what is."""
-        revision = self._chats.revision(self._chat_id)
+        revision = self._chats.notices.revision(self._chat_id)
         if revision != self._revision:
             self._revision = revision
             return await self._whole()

@@ -142,7 +142,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
     signals = {
         "engine": ctx.engine.changed,
         "jobs": ctx.jobs.changed,
-        "chats": ctx.chats.listed(caller.user),
+        "chats": ctx.chats.notices.listed(caller.user),
     }
     feed = None
     if chat:
@@ -152,7 +152,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
             yield _event({"gone": str(error)})
         else:
             feed = ChatFeed(ctx.chats, chat, caller, window)
-            signals["chat"] = ctx.chats.changed(chat)
+            signals["chat"] = ctx.chats.notices.changed(chat)
     seen = dict.fromkeys(signals.values(), -1)
     while True:
         fresh = {name for name, signal in signals.items() if signal.version != seen[signal]}
@@ -193,16 +193,16 @@ def _add_chat_routes(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/chats/{chat}/rename")
     async def rename(caller: Who, chat: Id, body: _Text) -> None:
-        await chats.rename(chat, caller.user, body.text)
+        await chats.change(chat, caller.user, title=body.text)
 
     @router.post("/chats/{chat}/system")
     async def system(caller: Who, chat: Id, body: _Text) -> None:
-        await chats.set_system(chat, caller.user, body.text)
+        await chats.change(chat, caller.user, system=body.text)
 
     @router.post("/chats/{chat}/adapters")
     async def adapters(caller: Who, chat: Id, body: _Adapters) -> None:
         mix = None if body.adapters is None else tuple(body.adapters)
-        await chats.set_adapters(chat, caller.user, mix)
+        await chats.change(chat, caller.user, adapters=mix)
 
     @router.post("/chats/{chat}/delete")
     async def delete(caller: Who, chat: Id) -> None:

@@ -61,7 +61,7 @@ async def progress(chats: ChatService, chat: int, words: int = 3) -> None:
     assert live is not None
     seen = -1
     while live.tokens < words:
-        seen = await chats.changed(chat).wait(seen)
+        seen = await chats.notices.changed(chat).wait(seen)
 
 
 async def branch(chats: ChatService, chat: int) -> list[StoredMessage]:
@@ -150,7 +150,7 @@ async def test_the_system_message_always_comes_first(
     chats: ChatService, engine: FakeEngine
 ) -> None:
     chat = await asked(chats, "One")
-    await chats.set_system(chat, OWNER, "Be brief.")
+    await chats.change(chat, OWNER, system="Be brief.")
     await chats.send(chat, OWNER, "Two", PARAMS)
     await chats.wait(chat)
     assert prompted(engine).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user")
@@ -573,6 +573,11 @@ async def test_a_chat_that_could_not_be_read_once_is_not_locked(
 # -- owners -----------------------------------------------------------------------------
 
 
+def positional(call: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(call).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
 def owned_methods() -> list[str]:
     """Every method that takes a chat and an owner, read from the class."""
     return [
@@ -593,16 +598,16 @@ async def test_anothers_chat_is_not_found(
 ) -> None:
     chat = await asked(chats, "One")
     before, message = rows(store), (await branch(chats, chat))[1].id
-    revision = chats.revision(chat)
+    revision = chats.notices.revision(chat)
     values = {"chat_id": chat, "owner": "guest-1", "message_id": message, "params": PARAMS}
     call: Callable[..., Any] = getattr(chats, method)
-    arguments = [values.get(name, "text") for name in inspect.signature(call).parameters]
+    arguments = [values.get(name, "text") for name in positional(call)]
     with pytest.raises(NotFoundError, match="This chat does not exist"):
         await call(*arguments)
     assert rows(store) == before
     assert [c.id for c in await chats.chats(OWNER)] == [chat]
     assert chats._busy == set()
-    assert chats.revision(chat) == revision
+    assert chats.notices.revision(chat) == revision
 
 
 @pytest.mark.parametrize("method", [m for m in owned_methods() if "restore" not in m])
@@ -612,7 +617,7 @@ async def test_a_deleted_chat_is_not_found(method: str, chats: ChatService) -> N
     values = {"chat_id": chat, "owner": OWNER, "message_id": 1, "params": PARAMS}
     call: Callable[..., Any] = getattr(chats, method)
     with pytest.raises(NotFoundError):
-        await call(*[values.get(name, "text") for name in inspect.signature(call).parameters])
+        await call(*[values.get(name, "text") for name in positional(call)])
 
 
 async def test_a_message_of_another_chat_is_not_found(chats: ChatService) -> None:
@@ -636,12 +641,12 @@ async def test_a_message_of_another_chat_is_not_found(chats: ChatService) -> Non
 
 
 async def test_the_list_of_chats_tells_its_owner_alone(chats: ChatService) -> None:
-    other = chats.listed("guest-1").version
-    mine = chats.listed(OWNER).version
+    other = chats.notices.listed("guest-1").version
+    mine = chats.notices.listed(OWNER).version
     chat = await asked(chats, "One")
-    await chats.rename(chat, OWNER, "Renamed")
-    assert chats.listed(OWNER).version > mine
-    assert chats.listed("guest-1").version == other
+    await chats.change(chat, OWNER, title="Renamed")
+    assert chats.notices.listed(OWNER).version > mine
+    assert chats.notices.listed("guest-1").version == other
     assert (await chats.chat(chat, OWNER)).title == "Renamed"
 
 
@@ -649,12 +654,12 @@ async def test_new_text_raises_the_signal_but_not_the_revision(
     chats: ChatService, engine: FakeEngine
 ) -> None:
     chat = await started(chats, engine)
-    revision, version = chats.revision(chat), chats.changed(chat).version
+    revision, version = chats.notices.revision(chat), chats.notices.changed(chat).version
     live = chats.live(chat)
     assert live is not None
     await progress(chats, chat, words=live.tokens + 3)
-    assert chats.revision(chat) == revision
-    assert chats.changed(chat).version > version
+    assert chats.notices.revision(chat) == revision
+    assert chats.notices.changed(chat).version > version
     await chats.close()
 
 
@@ -669,11 +674,11 @@ async def test_a_chat_follows_what_is_applied_until_it_chooses(
     engine.weigh_adapters({"b": 0.5})
     chat = await asked(chats, "Hi")
     assert engine.requests[-1].adapters == (("a", 1.0), ("b", 0.5))
-    await chats.set_adapters(chat, OWNER, (("b", -2.0), ("a", 0.0)))
+    await chats.change(chat, OWNER, adapters=(("b", -2.0), ("a", 0.0)))
     await chats.send(chat, OWNER, "Again", PARAMS)
     await chats.wait(chat)
     assert engine.requests[-1].adapters == (("b", -2.0),)
-    await chats.set_adapters(chat, OWNER, None)
+    await chats.change(chat, OWNER, adapters=None)
     await chats.send(chat, OWNER, "And again", PARAMS)
     await chats.wait(chat)
     about = [m.about.get("adapters") for m in await branch(chats, chat) if m.role == "assistant"]
@@ -683,7 +688,7 @@ async def test_a_chat_follows_what_is_applied_until_it_chooses(
 async def test_a_chat_may_do_without_any(chats: ChatService, engine: FakeEngine) -> None:
     await engine.load_adapter("a", "a")
     chat = (await chats.create(OWNER)).id
-    await chats.set_adapters(chat, OWNER, ())
+    await chats.change(chat, OWNER, adapters=())
     await chats.send(chat, OWNER, "Hi", PARAMS)
     await chats.wait(chat)
     assert engine.requests[-1].adapters == ()
@@ -694,7 +699,7 @@ async def test_a_lora_that_is_not_applied_is_named_by_the_reply(
     chats: ChatService, engine: FakeEngine
 ) -> None:
     chat = (await chats.create(OWNER)).id
-    await chats.set_adapters(chat, OWNER, (("poet", 1.0),))
+    await chats.change(chat, OWNER, adapters=(("poet", 1.0),))
     await chats.send(chat, OWNER, "Hi", PARAMS)
     await chats.wait(chat)
     reply = (await branch(chats, chat))[1]
@@ -706,11 +711,11 @@ async def test_a_lora_that_is_not_applied_is_named_by_the_reply(
 async def test_a_weight_out_of_bounds_is_refused(weight: float, chats: ChatService) -> None:
     chat = (await chats.create(OWNER)).id
     with pytest.raises(InvalidInputError):
-        await chats.set_adapters(chat, OWNER, (("a", weight),))
+        await chats.change(chat, OWNER, adapters=(("a", weight),))
     assert (await chats.chat(chat, OWNER)).adapters is None
 
 
 async def test_anothers_chat_gets_no_loras(chats: ChatService) -> None:
     chat = (await chats.create(OWNER)).id
     with pytest.raises(NotFoundError):
-        await chats.set_adapters(chat, "guest", ())
+        await chats.change(chat, "guest", adapters=())

@@ -241,7 +241,7 @@ def test_a_text_comes_back_as_it_was(text: str, store: ChatStore) -> None:
 
 def test_half_an_emoji_is_stored_as_a_question_mark(store: ChatStore) -> None:
     chat = store.create_chat(OWNER, title="\ud83e")
-    store.set_system(chat.id, "a\udd8ab")
+    store.change_chat(chat.id, system="a\udd8ab")
     reply = store.append(chat.id, None, "assistant", "\ud83e", state="streaming")
     store.save_reply(reply.id, "x\ud83e", "complete")
     assert (store.chat(chat.id, OWNER).title, store.chat(chat.id, OWNER).system) == ("?", "a?b")
@@ -257,7 +257,7 @@ def test_a_text_that_is_too_long_is_refused_and_nothing_is_stored(store: ChatSto
 
 def test_a_title_is_one_line_of_120_characters(store: ChatStore) -> None:
     chat = store.create_chat(OWNER)
-    store.rename_chat(chat.id, "a\n b\t" + "c" * 500)
+    store.change_chat(chat.id, title="a\n b\t" + "c" * 500)
     title = store.chat(chat.id, OWNER).title
     assert title.startswith("a b c")
     assert len(title) == 120
@@ -496,7 +496,7 @@ def test_chats_from_before_there_were_loras_follow_what_is_applied(
     with closing(ChatStore(tmp_path / "old.sqlite3")) as store:
         (chat,) = store.chats("owner")
         assert (chat.title, chat.adapters) == ("Old", None)
-        store.set_adapters(chat.id, (("a", 0.5),))
+        store.change_chat(chat.id, adapters=(("a", 0.5),))
         assert store.chat(chat.id, "owner").adapters == (("a", 0.5),)
-        store.set_adapters(chat.id, None)
+        store.change_chat(chat.id, adapters=None)
         assert store.chats("owner")[0].adapters is None

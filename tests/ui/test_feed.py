@@ -101,7 +101,7 @@ async def test_a_renamed_chat_sends_its_head_alone(chats: ChatService) -> None:
     chat = await asked(chats, "One")
     tab = Tab(chats, chat)
     await tab.update()
-    await chats.rename(chat, "owner", "Other")
+    await chats.change(chat, "owner", title="Other")
     update = await tab.update()
     assert update is not None
     assert update["messages"] == []
@@ -197,7 +197,7 @@ async def test_a_renaming_in_mid_reply_loses_no_text(
     for i in range(5):
         live.text += f"part {i}\n\n"
         await tab.update()
-        await chats.rename(1, "owner", f"title {i}")
+        await chats.change(1, "owner", title=f"title {i}")
         live.text += "more "
         await tab.update()
         await tab.update()
@@ -216,7 +216,7 @@ async def test_a_reply_streams_through_a_tab_to_its_end(
     seen = -1
     while chats.live(chat) is not None:
         await tab.update()
-        seen = await chats.changed(chat).wait(seen)
+        seen = await chats.notices.changed(chat).wait(seen)
     await tab.update()
     text = (await chats.branch(chat, "owner"))[1].content
     assert tab.shown[1] == ("complete", list(render_blocks(text)))

@@ -7,9 +7,9 @@ const BUTTONS = {
   assistant: [["regenerate", "Regenerate"], ["continue", "Continue"], ["edit", "Edit"], ["copy", "Copy"], ["delete", "Delete"]],
 };
 
-export class MessageList {
-  constructor(place) {
-    this.place = place;
+class MessageList {
+  constructor() {
+    this.place = null;
     this.drawn = new Map();
     this.facts = new Map();
   }
@@ -17,7 +17,7 @@ export class MessageList {
   clear() {
     this.drawn.clear();
     this.facts.clear();
-    this.place.replaceChildren();
+    this.place?.replaceChildren();
   }
 
   /** Messages in the shown order; those not in `messages` stay as they are. */
@@ -87,6 +87,9 @@ export class MessageList {
     this.place.prepend(element("button", { type: "button", className: "quiet earlier", "data-act": "earlier" }, text));
   }
 }
+
+/** The messages of the open chat; `place` is where they are drawn. */
+export const messages = new MessageList();
 
 function wrap(html) {
   const block = element("div", { className: "block" });

@@ -12,7 +12,7 @@ import gradio as gr
 
 from modules.chat.drafts import Draft
 from modules.chat.prompt_files import list_prompts, read_prompt
-from modules.chat.store import storable
+from modules.chat.database import storable
 from modules.context import AppContext
 from modules.errors import LanternError
 from modules.ui.components.handlers import keep_draft, listen, sentence, user_of

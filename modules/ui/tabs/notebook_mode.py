@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from modules.chat.drafts import Draft
-from modules.chat.store import storable
+from modules.chat.database import storable
 from modules.context import AppContext
 from modules.errors import LanternError
 from modules.ui.components.handlers import keep_draft, listen, sentence, user_of

@@ -1,0 +1,129 @@
+"""`ReplyWriter`: the replies that are being written, each in a task of this process.
+
+A reply belongs to its chat. It runs from the moment it is started until the engine has
+finished, whoever is looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+
+from modules.chat.history import history_of
+from modules.chat.notices import Notices
+from modules.chat.replies import LiveReply, stream_reply
+from modules.chat.store import Chat, ChatStore, State
+from modules.chat.template_choice import TemplateChoices
+from modules.engine.client import EngineClient
+from modules.engine.params import SamplingParams
+from modules.errors import LanternError
+
+__all__ = ["ReplyWriter"]
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 5.0
+
+
+class ReplyWriter:
+    """Writes replies into a store, and says so in `notices`. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        store: ChatStore,
+        engine: EngineClient,
+        templates: TemplateChoices,
+        notices: Notices,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._templates = templates
+        self._notices = notices
+        self._live: dict[int, LiveReply] = {}
+
+    def live(self, chat_id: int) -> LiveReply | None:
+        """The reply that is being written in this chat."""
+        return self._live.get(chat_id)
+
+    async def start(self, chat: Chat, params: SamplingParams, beginning: str = "") -> None:
+        """Have the shown branch of a chat answered; the reply is in the store on return."""
+        reply = await asyncio.to_thread(
+            self._store.append, chat.id, chat.leaf_id, "assistant", beginning, state="streaming"
+        )
+        # With the reply's own beginning, if it has one; what is empty is no message.
+        history = history_of(chat, await asyncio.to_thread(self._store.branch, chat.id))
+        live = LiveReply(
+            chat.id, chat.owner, reply.id, history, params, chat.adapters, text=beginning
+        )
+        self._live[chat.id] = live
+        live.task = asyncio.create_task(self._write_reply(live), name=f"reply-{reply.id}")
+
+    async def stop(self, chat_id: int) -> None:
+        """End the reply in progress, and return when it is stored."""
+        live = self._live.get(chat_id)
+        if live is None or live.task is None:
+            return
+        if live.requested:
+            await self._engine.cancel(live.request_id)
+        else:  # the engine has not heard of it yet
+            live.task.cancel()
+        await asyncio.wait([live.task], timeout=_STOP_S)
+        if not live.task.done():  # the engine hangs
+            live.task.cancel()
+            await asyncio.wait([live.task], timeout=_STOP_S)
+
+    async def wait(self, chat_id: int) -> None:
+        """Return when no reply is in progress in this chat."""
+        live = self._live.get(chat_id)
+        if live is not None and live.task is not None:
+            await asyncio.wait([live.task])
+
+    async def close(self) -> None:
+        """Store what every reply in progress has so far, and end it."""
+        tasks = [live.task for live in self._live.values() if live.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    async def _write_reply(self, live: LiveReply) -> None:
+        """The life of one reply, from the prompt to the stored end."""
+        live.about["params"] = dataclasses.asdict(live.params)
+        state: State = "cut"
+        error = ""
+        try:
+            state = await stream_reply(
+                self._engine,
+                live,
+                self._templates,
+                self._notices.changed(live.chat_id),
+                self._save_progress,
+            )
+        except LanternError as failure:
+            error = str(failure)
+        except asyncio.CancelledError:
+            state = "stopped"
+        except Exception as failure:  # a fault of ours must not leave a reply in mid-air
+            log.exception("reply %s", live.message_id)
+            error = f"Lantern failed: {type(failure).__name__}. See the terminal."
+        finally:
+            if error:
+                state = "cut" if live.text else "failed"
+            try:
+                await asyncio.shield(asyncio.to_thread(self._save, live, state, error))
+            except LanternError:
+                log.exception("saving reply %s", live.message_id)
+            finally:  # also when a second stop cancels the saving
+                self._live.pop(live.chat_id, None)
+                self._notices.tell(live.chat_id, live.owner)
+
+    def _save(self, live: LiveReply, state: State, error: str = "") -> None:
+        self._store.save_reply(live.message_id, live.text, state, error, live.about)
+
+    async def _save_progress(self, live: LiveReply) -> None:
+        """What cannot be saved now may be at the end; the reply goes on."""
+        try:
+            await asyncio.to_thread(self._save, live, "streaming")
+        except LanternError as error:
+            log.warning("reply %s: %s", live.message_id, error)

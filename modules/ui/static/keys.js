@@ -1,0 +1,59 @@
+// The keyboard, and the sheet that shows what it does.
+
+import { acts, byId, state } from "./chat_state.js";
+import { editMessage, lastOf, regenerateLast } from "./message_acts.js";
+import { element, post, present } from "./net.js";
+
+const KEYS = [
+  ["Enter", "Send"],
+  ["Shift + Enter", "Break the line"],
+  ["Esc", "Stop the reply"],
+  ["Ctrl + Enter", "Regenerate the last reply"],
+  ["Alt + ↑", "Edit your last message"],
+  ["Ctrl + K", "Find a chat"],
+  ["?", "This sheet"],
+];
+
+function typing(target) {
+  return target.closest?.("input, textarea, select, [contenteditable=true]");
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.defaultPrevented) return;
+  const chatShown = byId("composer").offsetParent !== null;
+  if (event.key === "Escape") stopWhatRuns(chatShown);
+  else if (event.key === "k" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    document.body.classList.remove("side-folded");
+    document.body.classList.toggle("side-shown", matchMedia("(max-width: 900px)").matches);
+    byId("find-chat").focus();
+  } else if (event.key === "?" && !typing(event.target)) byId("keys").showModal();
+  else if (!chatShown) return;
+  else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) (event.preventDefault(), regenerateLast());
+  else if (event.key === "ArrowUp" && event.altKey) {
+    event.preventDefault();
+    const last = lastOf("user");
+    if (last) editMessage(last.id);
+  }
+});
+
+function stopWhatRuns(chatShown) {
+  if (chatShown && state.head?.busy) post(`chats/${state.chat}/stop`);
+  for (const id of ["default-stop", "notebook-stop"]) {
+    const button = byId(id);
+    if (button && button.offsetParent !== null && !button.disabled) button.click();
+  }
+}
+
+acts.help = () => byId("keys").showModal();
+
+await present("composer-text");
+document.body.append(
+  element(
+    "dialog",
+    { id: "keys", className: "keys", ariaLabel: "Keyboard shortcuts" },
+    element("h2", {}, "Keyboard"),
+    element("dl", {}, ...KEYS.flatMap(([key, what]) => [element("dt", {}, key), element("dd", {}, what)])),
+    element("form", { method: "dialog", className: "row-end" }, element("button", { className: "primary" }, "Close")),
+  ),
+);
