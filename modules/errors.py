@@ -17,6 +17,7 @@ LanternError
 │   └── LoadFailedError      the engine could not load it
 ├── AdapterError             a LoRA cannot be used
 ├── TemplateError            a chat template does not render
+├── DatasetError             a dataset cannot be learnt from
 └── EngineError              a request to the engine failed
     ├── NoModelError         nothing is loaded
     ├── WorkerDiedError      the engine worker ended by itself
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdapterError",
+    "DatasetError",
     "DownloadError",
     "DownloadIncompleteError",
     "DownloadStoppedError",
@@ -139,6 +141,10 @@ class AdapterError(LanternError):
 
 class TemplateError(LanternError):
     """A chat template does not render."""
+
+
+class DatasetError(LanternError):
+    """A dataset cannot be learnt from."""
 
 
 class EngineError(LanternError):

@@ -1,0 +1,1 @@
+"""Training LoRAs: what a run learns from, and the run itself."""
