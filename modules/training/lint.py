@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from modules.chat.messages import Message
 from modules.training.examples import Example
 from modules.training.rows import Problem
 
@@ -88,13 +89,16 @@ def lint(
 
 def _said(example: Example) -> bytes:
     """A fingerprint of all that an example says; case and white space do not count."""
-    parts = [example.text, *(f"{m.role}:{m.content}" for m in example.messages)]
-    return _fingerprint(parts)
+    return _fingerprint([example.text, *_parts(example.messages)])
 
 
 def _question(example: Example) -> bytes:
     """A fingerprint of what the last reply answers."""
-    return _fingerprint([f"{m.role}:{m.content}" for m in example.messages[:-1]])
+    return _fingerprint(_parts(example.messages[:-1]))
+
+
+def _parts(messages: Sequence[Message]) -> list[str]:
+    return [part for m in messages for part in (m.role, m.content)]
 
 
 def _fingerprint(parts: list[str]) -> bytes:
