@@ -40,6 +40,16 @@ class Paths:
         """The presets that users save; made with the first of them."""
         return self.user_data / "presets"
 
+    @property
+    def characters(self) -> Path:
+        """The characters that come with Lantern."""
+        return self.root / "characters"
+
+    @property
+    def own_characters(self) -> Path:
+        """The characters that users keep; made with the first of them."""
+        return self.user_data / "characters"
+
     def prepare(self) -> None:
         """Make the folders that the program writes to.
 
@@ -85,12 +95,12 @@ def safe_child(root: Path, name: str) -> Path:
     return child
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`, so that a crash leaves the old file or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`, so that a crash leaves the old file or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

@@ -22,12 +22,20 @@ from typing import Any, NoReturn
 from modules.errors import SettingsError
 from modules.paths import Paths
 
-__all__ = ["ROOT", "Settings", "load_settings", "nearest", "read_yaml"]
+__all__ = [
+    "MAX_YAML_BYTES",
+    "ROOT",
+    "Settings",
+    "load_settings",
+    "nearest",
+    "parse_yaml",
+    "read_yaml",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that Lantern is installed in."""
 
-_MAX_YAML_BYTES = 64 * 1024
+MAX_YAML_BYTES = 64 * 1024
 _ENVIRONMENT_PREFIX = "LANTERN_"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 _MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B)?", re.IGNORECASE)
@@ -58,6 +66,7 @@ class Settings:
         (), "LoRAs to apply at start: folders in loras/.", metavar="NAME"
     )
     lora_dir: Path = _option(ROOT / "loras", "Folder that holds the LoRAs.", metavar="DIR")
+    prompt_dir: Path = _option(ROOT / "prompts", "Folder that holds the prompts.", metavar="DIR")
     load_in_8bit: bool = _option(False, "Quantize 16-bit weights to 8 bits while loading.")
     load_in_4bit: bool = _option(False, "Quantize 16-bit weights to 4 bits while loading.")
     bf16: bool = _option(False, "Compute in bfloat16.")
@@ -105,6 +114,7 @@ class Settings:
     disk_cache_dir: str = _option(
         "", "Folder for layers on the disk. Default: offload in --user-data-dir.", metavar="DIR"
     )
+    character: str = _option("", "Character of new chats: a file in characters/.", metavar="NAME")
     listen: bool = _option(
         False, "Serve other machines too, behind a token that is printed at start."
     )
@@ -127,7 +137,7 @@ class Settings:
         return Paths(
             root=ROOT,
             models=self.model_dir,
-            prompts=ROOT / "prompts",
+            prompts=self.prompt_dir,
             user_data=self.user_data_dir,
         )
 
@@ -264,28 +274,42 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The names and values in a file of at most 64 KB. Raises SettingsError for a damaged one."""
-    # Imported here, because most launches have no settings.yaml to read.
-    import yaml
-
-    if path.stat().st_size > _MAX_YAML_BYTES:
-        raise SettingsError(f"{path.name} is larger than 64 KB.", "Remove what is not a setting.")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise SettingsError(
+                f"{path.name} is larger than 64 KB.", "Remove what is not a setting."
+            )
+        return parse_yaml(path.read_bytes(), path.name)
     except OSError as error:
         raise SettingsError(
             f"{path.name} cannot be read: {error.strerror}.", "Make the file readable."
         ) from error
+
+
+def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
+    """The names and values in `content`, the file `name`. Raises SettingsError."""
+    # Imported here, because most launches have no settings.yaml to read.
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Without merge keys (`<<`): nested ones double with each level."""
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            pass
+
+    try:
+        data = yaml.load(content.decode(), Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # ValueError: a date or a number that only looks like one. RecursionError: deep nesting.
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         raise SettingsError(
-            f"{path.name} is not valid YAML{place}.", "Write one `name: value` a line."
+            f"{name} is not valid YAML{place}.", "Write one `name: value` a line."
         ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SettingsError(f"{path.name} is not a list of settings.", "Write `name: value` lines.")
+        raise SettingsError(f"{name} is not a list of settings.", "Write `name: value` lines.")
     return data
 
 

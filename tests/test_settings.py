@@ -237,10 +237,10 @@ def test_a_settings_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_settings_file_that_cannot_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(*_: object, **__: object) -> str:
+    def denied(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
     assert "cannot be read: Permission denied" in refusal(tmp_path, "cpu: true").message
 
 
@@ -264,3 +264,9 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert caught.value.code == 0
     assert all("--" + f.name.replace("_", "-") in shown for f in dataclasses.fields(Settings))
+
+
+def test_nested_merge_keys_are_no_yaml_of_ours(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {k: v}"]
+    lines += [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 60)]
+    assert "is not valid YAML" in refusal(tmp_path, "\n".join(lines)).message
