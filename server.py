@@ -49,24 +49,35 @@ def say(text: str) -> None:
 
 def build_context(settings: Settings, engine: EngineClient, access: Access) -> AppContext:
     """Everything that the page and the API work with."""
+    from modules.chat.attachments import AttachmentStore
+    from modules.chat.cast import Casting
+    from modules.chat.characters import Characters
     from modules.chat.drafts import DraftStore
+    from modules.chat.profiles import ProfileStore
     from modules.chat.service import ChatService
     from modules.chat.store import ChatStore
     from modules.chat.template_choice import TemplateChoices
     from modules.context import AppContext
     from modules.jobs import JobManager
 
+    characters = Characters(settings.paths)
+    if settings.character:
+        characters.find(settings.character)  # said now, and not when the first chat is begun
     store = ChatStore(settings.paths.database)
     store.mark_interrupted_replies()
+    AttachmentStore(store).sweep()
+    profiles = ProfileStore(store)
     templates = TemplateChoices(settings.templates_yaml)
     return AppContext(
         settings=settings,
         access=access,
         jobs=JobManager(),
         engine=engine,
-        chats=ChatService(store, engine, templates),
+        chats=ChatService(store, engine, templates, Casting(characters, profiles)),
         drafts=DraftStore(store),
         templates=templates,
+        characters=characters,
+        profiles=profiles,
     )
 
 

@@ -10,7 +10,9 @@ from modules.settings import Settings
 
 if TYPE_CHECKING:  # the context names these types; the rooms above it build them
     from modules.access import Access
+    from modules.chat.characters import Characters
     from modules.chat.drafts import DraftStore
+    from modules.chat.profiles import ProfileStore
     from modules.chat.service import ChatService
     from modules.chat.template_choice import TemplateChoices
     from modules.engine.client import EngineClient
@@ -29,3 +31,5 @@ class AppContext:
     chats: ChatService
     drafts: DraftStore
     templates: TemplateChoices
+    characters: Characters
+    profiles: ProfileStore

@@ -42,6 +42,7 @@ def settings(tmp_path: Path) -> Settings:
         user_data_dir=tmp_path / "user_data",
         model_dir=tmp_path / "models",
         lora_dir=tmp_path / "loras",
+        prompt_dir=tmp_path / "prompts",
         no_starter=True,
     )
     settings.paths.prepare()
@@ -61,4 +62,5 @@ def ctx(settings: Settings, engine: FakeEngine) -> Iterator[AppContext]:
     """A running Lantern on loopback, without its web server."""
     ctx = build_context(settings, engine, Access())
     yield ctx
-    ctx.chats._store.close()
+    for store in ctx.chats._stores.both:
+        store.close()

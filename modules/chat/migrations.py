@@ -60,7 +60,60 @@ ALTER TABLE chats ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE messages ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
 """
 
-_STEPS = (_CHATS, _DRAFTS, _ADAPTERS, _HABITS)
+# An attachment without a message waits to be sent; versions of a message share theirs.
+_ATTACHMENTS = """
+CREATE TABLE attachments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    chat_id INTEGER NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    characters INTEGER NOT NULL,
+    note TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX attachments_by_chat ON attachments (chat_id);
+CREATE TABLE message_attachments (
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    attachment_id INTEGER NOT NULL REFERENCES attachments (id) ON DELETE CASCADE,
+    PRIMARY KEY (message_id, attachment_id)
+) WITHOUT ROWID;
+CREATE INDEX message_attachments_by_file ON message_attachments (attachment_id);
+"""
+
+# What search.py reads. A reply enters it when it has ended, since one that is being written is
+# stored each second; after that, its text does not change. What is deleted stays in it, and
+# is left out by who reads.
+_SEARCH = """
+CREATE VIRTUAL TABLE messages_found USING fts5 (
+    content, content='messages', content_rowid='id',
+    tokenize="unicode61 remove_diacritics 2", prefix='1 2'
+);
+CREATE TRIGGER messages_found_new AFTER INSERT ON messages WHEN new.state <> 'streaming' BEGIN
+    INSERT INTO messages_found (rowid, content) VALUES (new.id, new.content);
+END;
+CREATE TRIGGER messages_found_ended AFTER UPDATE OF state ON messages
+WHEN old.state = 'streaming' AND new.state <> 'streaming' BEGIN
+    INSERT INTO messages_found (rowid, content) VALUES (new.id, new.content);
+END;
+CREATE TRIGGER messages_found_gone AFTER DELETE ON messages WHEN old.state <> 'streaming' BEGIN
+    INSERT INTO messages_found (messages_found, rowid, content)
+    VALUES ('delete', old.id, old.content);
+END;
+INSERT INTO messages_found (rowid, content)
+SELECT id, content FROM messages WHERE state <> 'streaming';
+"""
+
+_PROFILES = """
+CREATE TABLE profiles (
+    owner TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    about TEXT NOT NULL,
+    picture BLOB
+);
+"""
+
+_STEPS = (_CHATS, _DRAFTS, _ADAPTERS, _HABITS, _ATTACHMENTS, _SEARCH, _PROFILES)
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -29,6 +29,12 @@ class Notices:
         """Raised when the owner's list of chats changes."""
         return self._listed[owner]
 
+    def tell_all(self) -> None:
+        """Say that every chat may look other than it did: a character has changed, say."""
+        for chat_id, signal in self._changed.items():
+            self._revisions[chat_id] += 1
+            signal.notify()
+
     def tell(self, chat_id: int, owner: str) -> None:
         """Say that a chat of this owner is not what it was."""
         self._revisions[chat_id] += 1

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modules.chat.cast import Cast
 from modules.chat.messages import Message
-from modules.chat.template import render
+from modules.chat.modes import render_chat_mode, stops
 from modules.chat.template_choice import ChatTemplate, TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
@@ -28,9 +29,10 @@ class ChatPrompt:
     """What is sent for a chat. Numbers are tokens, but for `dropped*`.
 
     `context` is what prompt and reply share, `room` what the prompt gets of it. The
-    `dropped` oldest turns have `dropped_messages` messages; with them the prompt would
-    have `full_tokens`. `stop` ends a reply, as the chat template has it;
-    `template` is the template's name.
+    `dropped` oldest turns have `dropped_messages` messages, made of the stored ones in
+    `left_out`; with them the prompt would have `full_tokens`. `pinned` turns stay in any case.
+    `stop` ends a reply, as its mode and the chat template have it; `template` is the template's
+    name. `special_tokens` as in `GenerateRequest`.
     """
 
     text: str
@@ -42,13 +44,17 @@ class ChatPrompt:
     dropped_messages: int = 0
     full_tokens: int = 0
     template: str = ""
+    left_out: frozenset[int] = frozenset()
+    pinned: int = 0
+    special_tokens: bool = False
 
     @property
     def sentence(self) -> str:
         """What the user should know before sending: what is left out. Empty for nothing."""
         if not self.dropped:
             return ""
-        turns = "oldest turn" if self.dropped == 1 else f"{self.dropped:,} oldest turns"
+        oldest = "oldest unpinned" if self.pinned else "oldest"
+        turns = f"{oldest} turn" if self.dropped == 1 else f"{self.dropped:,} {oldest} turns"
         messages = (
             "1 message" if self.dropped_messages == 1 else f"{self.dropped_messages:,} messages"
         )
@@ -83,14 +89,16 @@ async def render_chat(
     messages: Sequence[Message],
     *,
     continue_final: bool = False,
+    cast: Cast | None = None,
 ) -> str:
-    """The prompt for all of `messages`, uncut. Raises TemplateError.
+    """The prompt for all of `messages`, uncut, in the mode of `cast`. Raises TemplateError.
 
     In a thread, since a template from a stranger may take a second of processor time.
     """
     return await asyncio.to_thread(
-        render,
-        template.source,
+        render_chat_mode,
+        cast or Cast(),
+        template,
         messages,
         special_tokens=info.special_tokens,
         continue_final=continue_final,
@@ -104,11 +112,13 @@ async def build_chat_prompt(
     templates: TemplateChoices,
     *,
     continue_final: bool = False,
+    cast: Cast | None = None,
 ) -> ChatPrompt:
     """The prompt for `messages`, less the oldest turns where they exceed the context.
 
-    System messages and the last turn always stay. Raises PromptTooLongError when these
-    alone exceed the context, NoModelError, TemplateError, SettingsError, and EngineError.
+    What `cast` says of the character, system messages, the last turn and each turn with a
+    pinned message always stay. Raises PromptTooLongError when these alone exceed the context,
+    NoModelError, TemplateError, SettingsError, and EngineError.
     """
     info = loaded_model(engine)
     context = usable_context(info, params)
@@ -116,95 +126,124 @@ async def build_chat_prompt(
     # the history out. A reply that needs more than a quarter still takes what is free.
     room = context - min(params.max_new_tokens, context // 4)
     template = await asyncio.to_thread(templates.template_of, info)
-    cutter = _Cutter(engine, info, template, messages, continue_final)
+    cast = cast or Cast()
+    cutter = _Cutter(engine, _Format(info, template, cast, continue_final), messages)
     (whole,) = await cutter.rendered([0])
     dropped, kept = (0, whole)
     if whole.tokens > room:
         dropped, kept = await _cut(cutter, whole, room)
-    _check_fits(kept, context)
+    _check_fits(kept, context, cutter.pinned)
+    left_out = cutter.left_out(dropped)
     return ChatPrompt(
         kept.text,
         kept.tokens,
         context,
         room,
         dropped,
-        template.stop,
-        dropped_messages=len(messages) - len(cutter.without(dropped)),
+        stops(cast, template),
+        dropped_messages=len(left_out),
         full_tokens=whole.tokens,
-        template=template.key,
+        template="" if cast.mode == "chat" else template.key,
+        special_tokens=cast.mode == "chat",
+        left_out=frozenset(id_ for i in left_out for id_ in messages[i].sources),
+        pinned=cutter.pinned,
     )
 
 
-def _check_fits(kept: _Rendered, context: int) -> None:
-    if kept.tokens >= context:
-        raise PromptTooLongError(
-            f"The last turn alone makes a prompt of {kept.tokens:,} tokens, "
-            f"and the context holds {context:,}.",
-            "Shorten the message, or use a model with a longer context.",
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How messages become a prompt."""
+
+    info: ModelInfo
+    template: ChatTemplate
+    cast: Cast
+    continue_final: bool
+
+    async def text(self, messages: Sequence[Message]) -> str:
+        return await render_chat(
+            self.info,
+            self.template,
+            messages,
+            continue_final=self.continue_final,
+            cast=self.cast,
         )
 
 
+def _check_fits(kept: _Rendered, context: int, pinned: int) -> None:
+    if kept.tokens < context:
+        return
+    what, remedy = "The last turn alone makes", "Shorten the message or what is attached to it"
+    if pinned:
+        what, remedy = "The pinned messages and the last turn make", "Unpin some of them"
+    raise PromptTooLongError(
+        f"{what} a prompt of {kept.tokens:,} tokens, and the context holds {context:,}.",
+        f"{remedy}, or use a model with a longer context.",
+    )
+
+
 class _Cutter:
-    """Renders one chat without its first turns."""
+    """Renders one chat without its oldest turns.
+
+    A turn stays or goes as a whole, so that user and assistant go on taking turns, as most
+    templates insist; hence what answers a pinned message stays, too, and what it answers.
+    """
 
     def __init__(
         self,
         engine: EngineClient,
-        info: ModelInfo,
-        template: ChatTemplate,
+        form: _Format,
         messages: Sequence[Message],
-        continue_final: bool,
     ) -> None:
         self._engine = engine
-        self._info = info
-        self._template = template
+        self._form = form
         self._messages = messages
-        self._continue_final = continue_final
-        self._starts = _turn_starts(messages)
+        earlier = _turns(messages)[:-1]
+        self._turns = [turn for turn in earlier if not any(messages[i].pinned for i in turn)]
+        self.pinned = len(earlier) - len(self._turns)
 
     @property
     def most(self) -> int:
-        """How many turns can be dropped: all but the last."""
-        return max(0, len(self._starts) - 1)
+        """How many turns can be dropped: all but the last and the pinned ones."""
+        return len(self._turns)
+
+    def left_out(self, turns: int) -> set[int]:
+        """The places of the messages of the first `turns` turns that can be dropped."""
+        return {i for turn in self._turns[:turns] for i in turn}
 
     def without(self, turns: int) -> list[Message]:
-        """The messages less the first `turns` turns; system messages stay."""
-        begin = self._starts[turns] if turns else 0
-        return [m for i, m in enumerate(self._messages) if i >= begin or m.role == "system"]
+        """The messages less these."""
+        left_out = self.left_out(turns)
+        return [m for i, m in enumerate(self._messages) if i not in left_out]
 
     async def rendered(self, choices: Sequence[int]) -> list[_Rendered]:
         """The prompt for each number of dropped turns, counted in one call."""
-        texts = [
-            await render_chat(
-                self._info,
-                self._template,
-                self.without(turns),
-                continue_final=self._continue_final,
-            )
-            for turns in choices
-        ]
-        counts = await self._engine.count_tokens(texts)
+        texts = [await self._form.text(self.without(turns)) for turns in choices]
+        counts = await self._engine.count_tokens(texts, self._form.cast.mode == "chat")
         return [_Rendered(text, tokens) for text, tokens in zip(texts, counts, strict=True)]
 
     def guess(self, share: float) -> int:
         """How many turns to drop to keep about `share` of the characters."""
         sizes = [len(m.content) + 1 for m in self._messages]
-        budget = share * sum(sizes)
-        ends = [*self._starts[1:], len(sizes)]
-        for turn in range(self.most, 0, -1):
-            budget -= sum(sizes[self._starts[turn] : ends[turn]])
-            if budget < 0:
-                return min(turn + 1, self.most)
-        return 0
+        excess = (1 - share) * sum(sizes)
+        for dropped, turn in enumerate(self._turns):
+            if excess <= 0:
+                return dropped
+            excess -= sum(sizes[i] for i in turn)
+        return self.most
 
 
-def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Where each turn begins: at a user message, or at a greeting before the first one."""
-    starts = [i for i, m in enumerate(messages) if m.role == "user"]
-    first = next((i for i, m in enumerate(messages) if m.role != "system"), None)
-    if first is not None and (not starts or first < starts[0]):
-        starts.insert(0, first)
-    return starts
+def _turns(messages: Sequence[Message]) -> list[list[int]]:
+    """The places of the messages of each turn; system messages are in none.
+
+    A turn begins at a user message, or at a greeting before the first one.
+    """
+    turns: list[list[int]] = []
+    for place, message in enumerate(messages):
+        if message.role == "user" or (message.role == "assistant" and not turns):
+            turns.append([place])
+        elif message.role == "assistant":
+            turns[-1].append(place)
+    return turns
 
 
 async def _cut(cutter: _Cutter, whole: _Rendered, room: int) -> tuple[int, _Rendered]:

@@ -11,6 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from modules.chat.about import about_model, about_prompt
+from modules.chat.cast import Cast
 from modules.chat.messages import Message
 from modules.chat.prompt import build_chat_prompt
 from modules.chat.template_choice import TemplateChoices
@@ -39,6 +41,7 @@ class LiveReply:
     history: list[Message]
     params: SamplingParams
     adapters: Mix | None = None
+    cast: Cast = field(default_factory=Cast)
     text: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -55,8 +58,9 @@ class LiveReply:
         return (self.tokens - 1) / seconds if seconds > 0 else 0.0
 
     def take(self, chunk: TokenChunk) -> None:
-        """Add what the engine sent."""
-        self.text += chunk.text
+        """Add what the engine sent, less the space between a name and its text in a transcript."""
+        begins = not self.text and self.cast.mode != "instruct"
+        self.text += chunk.text.lstrip() if begins else chunk.text
         self.tokens += chunk.tokens
         self.last_token_at = time.monotonic()
         self.first_token_at = self.first_token_at or self.last_token_at
@@ -98,20 +102,21 @@ async def _request(
     while engine.state.phase == "loading":
         seen = await engine.changed.wait(seen)
     prompt = await build_chat_prompt(
-        engine, live.history, live.params, templates, continue_final=bool(live.text)
+        engine,
+        live.history,
+        live.params,
+        templates,
+        continue_final=bool(live.text),
+        cast=live.cast,
     )
-    live.about |= {
-        "dropped": prompt.dropped,
-        "context": prompt.context,
-        "template": prompt.template,
-    }
+    live.about |= about_prompt(prompt)
     if (info := engine.state.info) is not None:
-        live.about["model"] = info.name
+        live.about |= about_model(info)
     request = GenerateRequest(
         live.request_id,
         prompt.text,
         live.params,
-        special_tokens=False,
+        special_tokens=prompt.special_tokens,
         adapters=live.adapters,
         stop=prompt.stop,
     )

@@ -11,18 +11,27 @@ import asyncio
 import dataclasses
 from typing import Any
 
-from modules.chat.history import history_of
+from modules.chat.cast import Cast, Casting
+from modules.chat.context_view import ContextView, Piece, pieces_of, view_context
+from modules.chat.history import next_history
+from modules.chat.impersonation import Impersonation
+from modules.chat.library import ChatLibrary
 from modules.chat.messages import Message
 from modules.chat.notices import Notices
+from modules.chat.openings import open_chat
 from modules.chat.prompt import ChatPrompt, build_chat_prompt
+from modules.chat.replays import Replays
 from modules.chat.replies import LiveReply
-from modules.chat.store import Chat, ChatStore, StoredMessage
+from modules.chat.store import Chat, ChatStore, Mode, StoredMessage
+from modules.chat.stores import Stores
 from modules.chat.template_choice import TemplateChoices
+from modules.chat.titles import title_from
+from modules.chat.uploads import Uploads
 from modules.chat.writer import ReplyWriter
 from modules.engine.client import EngineClient
 from modules.engine.mix import checked_mix
 from modules.engine.params import SamplingParams
-from modules.errors import InvalidInputError
+from modules.errors import InvalidInputError, PromptTooLongError
 
 __all__ = ["ChatService"]
 
@@ -34,13 +43,25 @@ class ChatService:
     is not that owner's.
     """
 
-    def __init__(self, store: ChatStore, engine: EngineClient, templates: TemplateChoices) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: ChatStore,
+        engine: EngineClient,
+        templates: TemplateChoices,
+        casting: Casting | None = None,
+    ) -> None:
+        self._stores = Stores(store)
         self._engine = engine
         self._templates = templates
+        self.casting = casting or Casting()
         self.notices = Notices()
-        self._writer = ReplyWriter(store, engine, templates, self.notices)
+        self._writer = ReplyWriter(self._stores, engine, templates, self.casting, self.notices)
         self._busy: set[int] = set()
+        self.library = ChatLibrary(self._stores, self.notices, self._reply_slot)
+        self.files = Uploads(self._stores, self.notices)
+        self.replays = Replays(
+            self._stores, engine, templates, self.casting, self._writer, self._reply_slot
+        )
 
     # -- reading ------------------------------------------------------------------------
 
@@ -50,17 +71,17 @@ class ChatService:
 
     async def chats(self, owner: str) -> list[Chat]:
         """The owner's chats, the latest first."""
-        return await asyncio.to_thread(self._store.chats, owner)
+        return await asyncio.to_thread(self._stores.chats, owner)
 
     async def chat(self, chat_id: int, owner: str) -> Chat:
         """One chat."""
-        return await asyncio.to_thread(self._store.chat, chat_id, owner)
+        return await asyncio.to_thread(self._stores.of(chat_id).chat, chat_id, owner)
 
     async def branch(self, chat_id: int, owner: str) -> list[StoredMessage]:
         """The shown messages; a reply in progress has its latest text."""
         await self.chat(chat_id, owner)
         idle = self.live(chat_id) is None and chat_id not in self._busy
-        messages = await asyncio.to_thread(self._store.branch, chat_id)
+        messages = await asyncio.to_thread(self._stores.of(chat_id).branch, chat_id)
         live = self.live(chat_id)
         if live is not None:
             return [
@@ -77,25 +98,86 @@ class ChatService:
         live = self.live(chat_id)
         if live is not None and live.message_id == message_id:
             return live.text
-        return (await asyncio.to_thread(self._store.message, message_id, chat_id)).content
+        return (
+            await asyncio.to_thread(self._stores.of(chat_id).message, message_id, chat_id)
+        ).content
 
     async def preview(
-        self, chat_id: int | None, owner: str, text: str, params: SamplingParams
+        self,
+        chat_id: int | None,
+        owner: str,
+        text: str | None,
+        params: SamplingParams,
+        mode: Mode = "instruct",
+        character: str = "",
     ) -> ChatPrompt:
-        """What would be sent if `text` were: its size, and what would be left out."""
-        history: list[Message] = []
-        if chat_id is not None:
-            chat = await self.chat(chat_id, owner)
-            branch = await asyncio.to_thread(self._store.branch, chat_id)
-            history = history_of(chat, branch)
-        messages = [*history, Message("user", text)]
-        return await build_chat_prompt(self._engine, messages, params, self._templates)
+        """What would be sent if `text` were: its size, and what would be left out.
+
+        Without a text, what would be if the last message of the user were answered anew.
+        Without a chat, in one that is made with `mode` and `character`.
+        """
+        messages = await self.next_messages(chat_id, owner, text)
+        if chat_id is None:
+            cast = await asyncio.to_thread(self.casting.cast, owner, mode, character)
+        else:
+            cast = await self.cast(chat_id, owner)
+        return await build_chat_prompt(self._engine, messages, params, self._templates, cast=cast)
+
+    async def context(
+        self,
+        chat_id: int | None,
+        owner: str,
+        text: str,
+        params: SamplingParams,
+        mode: Mode = "instruct",
+        character: str = "",
+    ) -> ContextView:
+        """The same piece by piece."""
+        if chat_id is None:
+            cast = await asyncio.to_thread(self.casting.cast, owner, mode, character)
+            pieces = [Piece("character", cast.context), Piece("user", text)]
+        else:
+            chat, cast = await self.chat(chat_id, owner), await self.cast(chat_id, owner)
+            store = self._stores.of(chat_id)
+            pieces = await asyncio.to_thread(pieces_of, store, chat, cast, text)
+        prompt: ChatPrompt | PromptTooLongError
+        try:
+            prompt = await self.preview(chat_id, owner, text, params, mode, character)
+        except PromptTooLongError as error:
+            prompt = error
+        return await view_context(self._engine, pieces, params, prompt)
+
+    async def cast(self, chat_id: int, owner: str) -> Cast:
+        """Who speaks in a chat. Raises SettingsError for a damaged character."""
+        chat = await self.chat(chat_id, owner)
+        return await asyncio.to_thread(self.casting.cast, owner, chat.mode, chat.character)
+
+    async def next_messages(
+        self, chat_id: int | None, owner: str, text: str | None
+    ) -> list[Message]:
+        """What the model would see then. Without a chat, of a new one."""
+        if chat_id is None:
+            return [Message("user", text or "")]
+        chat = await self.chat(chat_id, owner)
+        return await asyncio.to_thread(next_history, self._stores.of(chat.id), chat, text)
 
     # -- chats --------------------------------------------------------------------------
 
-    async def create(self, owner: str) -> Chat:
-        """A new, empty chat."""
-        chat = await asyncio.to_thread(self._store.create_chat, owner)
+    async def create(
+        self,
+        owner: str,
+        *,
+        mode: Mode = "instruct",
+        character: str = "",
+        incognito: bool = False,
+    ) -> Chat:
+        """A new chat, with a character's greeting if it has one.
+
+        An incognito one is never on the disk (see `Stores`). Raises NotFoundError where there
+        is no such character, and SettingsError for a damaged one.
+        """
+        store = self._stores.incognito if incognito else self._stores.kept
+        chat = await asyncio.to_thread(open_chat, store, self.casting, owner, mode, character)
         self.notices.listed(owner).notify()
         return chat
 
@@ -108,55 +190,73 @@ class ChatService:
         await self.chat(chat_id, owner)
         if columns.get("adapters") is not None:
             columns["adapters"] = checked_mix(columns["adapters"])
-        await asyncio.to_thread(self._store.change_chat, chat_id, **columns)
+        await asyncio.to_thread(self._stores.of(chat_id).change_chat, chat_id, **columns)
         self.notices.tell(chat_id, owner)
 
     async def delete(self, chat_id: int, owner: str) -> None:
         """Hide a chat, and stop its reply."""
         await self.chat(chat_id, owner)
         await self.stop(chat_id, owner)
-        await asyncio.to_thread(self._store.delete_chat, chat_id, owner)
+        await asyncio.to_thread(self._stores.of(chat_id).delete_chat, chat_id, owner)
         self.notices.tell(chat_id, owner)
 
     async def restore(self, chat_id: int, owner: str) -> None:
         """Bring a hidden chat back."""
-        await asyncio.to_thread(self._store.delete_chat, chat_id, owner, undo=True)
+        await asyncio.to_thread(self._stores.of(chat_id).delete_chat, chat_id, owner, undo=True)
         self.notices.tell(chat_id, owner)
 
     # -- messages -----------------------------------------------------------------------
 
-    async def send(self, chat_id: int, owner: str, text: str, params: SamplingParams) -> None:
-        """Store the message, then have it answered. It is on the disk when this returns."""
-        _require_text(text)
+    async def send(
+        self, chat_id: int, owner: str, text: str, params: SamplingParams, *, beginning: str = ""
+    ) -> None:
+        """Store the message, then have it answered. It is on the disk when this returns.
+
+        It gets the files that wait in the chat, and with them it needs no text. The reply,
+        here and below, starts with `beginning`.
+        """
+        files = await self.files.waiting(chat_id, owner)
+        if not files:
+            _require_text(text)
         async with self._reply_slot(chat_id, owner) as chat:
-            await asyncio.to_thread(self._store.append, chat_id, chat.leaf_id, "user", text)
+            store = self._stores.of(chat_id)
+            await asyncio.to_thread(store.send, chat_id, chat.leaf_id, text)
             if not chat.title:
-                await asyncio.to_thread(self._store.change_chat, chat_id, title=_title_from(text))
-            await self._writer.start(await self.chat(chat_id, owner), params)
+                title = title_from(text) or files[0].name
+                await asyncio.to_thread(store.change_chat, chat_id, title=title)
+            await self._writer.start(await self.chat(chat_id, owner), params, beginning)
 
     async def regenerate(
-        self, chat_id: int, owner: str, message_id: int, params: SamplingParams
+        self,
+        chat_id: int,
+        owner: str,
+        message_id: int,
+        params: SamplingParams,
+        *,
+        beginning: str = "",
     ) -> None:
         """Another version of a reply, or an answer to a message that has none."""
         async with self._reply_slot(chat_id, owner):
-            old = await asyncio.to_thread(self._store.message, message_id, chat_id)
+            old = await asyncio.to_thread(self._stores.of(chat_id).message, message_id, chat_id)
             if old.role == "user":
-                await asyncio.to_thread(self._store.show, chat_id, old.id)
+                await asyncio.to_thread(self._stores.of(chat_id).show, chat_id, old.id)
             else:
                 if old.state == "failed":
-                    await asyncio.to_thread(self._store.delete_message, chat_id, old.id)
-                await asyncio.to_thread(self._store.show, chat_id, old.parent_id)
-            await self._writer.start(await self.chat(chat_id, owner), params)
+                    await asyncio.to_thread(
+                        self._stores.of(chat_id).delete_message, chat_id, old.id
+                    )
+                await asyncio.to_thread(self._stores.of(chat_id).show, chat_id, old.parent_id)
+            await self._writer.start(await self.chat(chat_id, owner), params, beginning)
 
     async def continue_reply(
         self, chat_id: int, owner: str, message_id: int, params: SamplingParams
     ) -> None:
         """A version of a reply that goes on where it ended."""
         async with self._reply_slot(chat_id, owner):
-            old = await asyncio.to_thread(self._store.message, message_id, chat_id)
+            old = await asyncio.to_thread(self._stores.of(chat_id).message, message_id, chat_id)
             if old.role != "assistant":
                 raise InvalidInputError("Only a reply can be continued.", "Send a message.")
-            await asyncio.to_thread(self._store.show, chat_id, old.parent_id)
+            await asyncio.to_thread(self._stores.of(chat_id).show, chat_id, old.parent_id)
             await self._writer.start(await self.chat(chat_id, owner), params, beginning=old.content)
 
     async def edit(
@@ -166,32 +266,53 @@ class ChatService:
         message_id: int,
         text: str,
         params: SamplingParams | None = None,
+        *,
+        beginning: str = "",
     ) -> None:
         """A version of a message with other text; with `params`, it is answered anew."""
         _require_text(text)
         async with self._reply_slot(chat_id, owner):
             await asyncio.to_thread(
-                self._store.edit, chat_id, message_id, text, keep_tail=params is None
+                self._stores.of(chat_id).edit, chat_id, message_id, text, keep_tail=params is None
             )
             if params is not None:
-                await self._writer.start(await self.chat(chat_id, owner), params)
+                await self._writer.start(await self.chat(chat_id, owner), params, beginning)
+
+    async def pin(self, chat_id: int, owner: str, message_id: int, pinned: bool) -> None:
+        """Have a message stay in the context when older turns are left out, or not."""
+        await self.chat(chat_id, owner)
+        await asyncio.to_thread(self._stores.of(chat_id).pin, chat_id, message_id, pinned)
+        self.notices.tell(chat_id, owner)
 
     async def show_version(self, chat_id: int, owner: str, message_id: int) -> None:
         """Show another version of a message, with what followed it."""
         async with self._reply_slot(chat_id, owner):
-            await asyncio.to_thread(self._store.show_version, chat_id, message_id)
+            await asyncio.to_thread(self._stores.of(chat_id).show_version, chat_id, message_id)
 
     async def delete_message(self, chat_id: int, owner: str, message_id: int) -> None:
         """Hide a message."""
         async with self._reply_slot(chat_id, owner):
-            await asyncio.to_thread(self._store.delete_message, chat_id, message_id)
+            await asyncio.to_thread(self._stores.of(chat_id).delete_message, chat_id, message_id)
 
     async def restore_message(self, chat_id: int, owner: str, message_id: int) -> None:
         """Bring a hidden message back."""
         async with self._reply_slot(chat_id, owner):
-            await asyncio.to_thread(self._store.restore_message, chat_id, message_id)
+            await asyncio.to_thread(self._stores.of(chat_id).restore_message, chat_id, message_id)
 
     # -- replies ------------------------------------------------------------------------
+
+    async def impersonate(
+        self, chat_id: int, owner: str, text: str, params: SamplingParams
+    ) -> Impersonation:
+        """The user's next message, as the model would go on with `text`; nothing is stored."""
+        chat = await self.chat(chat_id, owner)
+        cast = await self.cast(chat_id, owner)
+        messages = await self.next_messages(chat_id, owner, text)
+        return await Impersonation.of(self._engine, chat, cast, messages, params, self._templates)
+
+    def see(self, chat_id: int) -> None:
+        """Note that a tab has this chat open."""
+        self._stores.see(chat_id)
 
     async def stop(self, chat_id: int, owner: str) -> None:
         """End the reply in progress, and return when it is stored."""
@@ -243,9 +364,3 @@ def _unsaved(message: StoredMessage) -> StoredMessage:
 def _require_text(text: str) -> None:
     if not text.strip():
         raise InvalidInputError("The message is empty.", "Write something first.")
-
-
-def _title_from(text: str) -> str:
-    """A title out of a first message: its first line, cut at a word."""
-    line = next((line for line in text.splitlines() if line.strip()), "").strip(" #*`>")
-    return line if len(line) <= 60 else line[:60].rsplit(" ", 1)[0] + "…"

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from modules.chat.attachments import Attachment, by_message, inherit, take_waiting
 from modules.chat.database import Database, no_chat, storable
 from modules.chat.messages import Role
 from modules.engine.mix import Mix
@@ -75,6 +76,7 @@ class StoredMessage:
     created_at: float
     versions: tuple[int, ...] = field(default=())
     pinned: bool = False
+    attachments: tuple[Attachment, ...] = ()
 
 
 class ChatStore(Database):
@@ -130,21 +132,28 @@ class ChatStore(Database):
 
     # -- messages -----------------------------------------------------------------------
 
-    def branch(self, chat_id: int) -> list[StoredMessage]:
-        """The shown branch, from its first message to its last, without deleted ones."""
+    def branch(self, chat_id: int, leaf_id: int | None = None) -> list[StoredMessage]:
+        """The shown branch, from its first message to its last, without deleted ones.
+
+        With `leaf_id`, the branch that ends there instead.
+        """
         with self.reading() as db:
             rows = db.execute(
                 "WITH RECURSIVE branch(id, parent_id, depth) AS ("
                 "  SELECT m.id, m.parent_id, 0 FROM messages m"
-                "  JOIN chats c ON c.leaf_id = m.id WHERE c.id = ?"
+                "  JOIN chats c ON m.id = coalesce(?, c.leaf_id) WHERE c.id = ?"
                 "  UNION ALL SELECT m.id, m.parent_id, b.depth + 1 FROM messages m"
                 "  JOIN branch b ON m.id = b.parent_id)"
                 " SELECT m.* FROM messages m JOIN branch b ON b.id = m.id"
                 " WHERE m.deleted_at IS NULL ORDER BY b.depth DESC",
-                (chat_id,),
+                (leaf_id, chat_id),
             ).fetchall()
             versions = self._versions(chat_id)
-        return [_message(row, versions[(row["parent_id"], row["role"])]) for row in rows]
+            files = by_message(db, chat_id)
+        return [
+            _message(row, versions[(row["parent_id"], row["role"])], files.get(row["id"], ()))
+            for row in rows
+        ]
 
     def message(self, message_id: int, chat_id: int) -> StoredMessage:
         """One message of a chat, whether it is shown or not. Raises NotFoundError."""
@@ -181,6 +190,19 @@ class ChatStore(Database):
             self.show(chat_id, cursor.lastrowid)
             return self.message(cursor.lastrowid, chat_id)
 
+    def send(self, chat_id: int, parent_id: int | None, text: str) -> StoredMessage:
+        """Add a message of the user's, with the attachments that wait in the chat."""
+        with self.transaction() as db:
+            message = self.append(chat_id, parent_id, "user", text)
+            take_waiting(db, chat_id, message.id)
+            return message
+
+    def pin(self, chat_id: int, message_id: int, pinned: bool) -> None:
+        """Have a message stay in the context, or not. Raises NotFoundError."""
+        with self.transaction() as db:
+            self.message(message_id, chat_id)
+            db.execute("UPDATE messages SET pinned = ? WHERE id = ?", (pinned, message_id))
+
     def save_reply(
         self,
         message_id: int,
@@ -204,17 +226,14 @@ class ChatStore(Database):
 
         With `keep_tail`, what follows it on the shown branch follows the new version too.
         """
-        with self.transaction():
+        with self.transaction() as db:
             old = self.message(message_id, chat_id)
             tail = self._after(chat_id, message_id) if keep_tail else []
-            new = self.append(chat_id, old.parent_id, old.role, content, about=old.about)
-            last = new
+            about = old.about and old.about | {"edited": True}
+            edited = replace(old, content=content, state="complete", about=about)
+            new = last = self._version(db, edited, old.parent_id)
             for message in tail:
-                last = self.append(
-                    chat_id, last.id, message.role, message.content,
-                    state="complete" if message.state == "streaming" else message.state,
-                    about=message.about,
-                )  # fmt: skip
+                last = self._version(db, message, last.id)
             return new
 
     def show(self, chat_id: int, leaf_id: int | None) -> None:
@@ -243,11 +262,12 @@ class ChatStore(Database):
                     self.show_version(chat_id, others[-1])
 
     def restore_message(self, chat_id: int, message_id: int) -> None:
-        """Bring a hidden message back, and show it."""
+        """Bring a hidden message back, with what was hidden together with it, and show it."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE messages SET deleted_at = NULL WHERE id = ? AND chat_id = ?",
-                (message_id, chat_id),
+                "UPDATE messages SET deleted_at = NULL WHERE chat_id = ?"
+                " AND deleted_at = (SELECT deleted_at FROM messages WHERE id = ?)",
+                (chat_id, message_id),
             )
             if message_id not in {m.id for m in self.branch(chat_id)}:
                 self.show_version(chat_id, message_id)
@@ -275,6 +295,20 @@ class ChatStore(Database):
             (message_id,),
         ).fetchone()
         return message_id if row["id"] is None else int(row["id"])
+
+    def _version(
+        self, db: sqlite3.Connection, message: StoredMessage, parent_id: int | None
+    ) -> StoredMessage:
+        """Add `message` once more, below `parent_id`: pinned as it is, with its attachments."""
+        new = self.append(
+            message.chat_id, parent_id, message.role, message.content,
+            state="complete" if message.state == "streaming" else message.state,
+            about=message.about,
+        )  # fmt: skip
+        inherit(db, message.id, new.id)
+        if message.pinned:
+            self.pin(message.chat_id, new.id, True)
+        return new
 
     def _after(self, chat_id: int, message_id: int) -> list[StoredMessage]:
         branch = self.branch(chat_id)
@@ -304,7 +338,7 @@ def _chat(row: sqlite3.Row) -> Chat:
 def _column(name: str, value: Any) -> Any:
     """`value` as the table holds it."""
     match name:
-        case "title":
+        case "title" | "folder":
             return _title(value)
         case "adapters":
             return None if value is None else json.dumps(value)
@@ -312,7 +346,9 @@ def _column(name: str, value: Any) -> Any:
             return _content(value) if isinstance(value, str) else value
 
 
-def _message(row: sqlite3.Row, versions: tuple[int, ...]) -> StoredMessage:
+def _message(
+    row: sqlite3.Row, versions: tuple[int, ...], attachments: tuple[Attachment, ...] = ()
+) -> StoredMessage:
     return StoredMessage(
         id=row["id"],
         chat_id=row["chat_id"],
@@ -325,6 +361,7 @@ def _message(row: sqlite3.Row, versions: tuple[int, ...]) -> StoredMessage:
         created_at=row["created_at"],
         versions=versions,
         pinned=bool(row["pinned"]),
+        attachments=attachments,
     )
 
 

@@ -16,6 +16,8 @@ _OUTPUT_LIMIT = 4 * 1024 * 1024
 _WORK_LIMIT = 64 * 1024 * 1024
 _SECONDS = 1.0
 _SENTINEL = "LanternContinuesHere"
+_OPENING = "Hello."
+"""What a greeting answers, where a template wants a question before it."""
 
 
 def render(
@@ -28,7 +30,7 @@ def render(
 ) -> str:
     """The prompt for `messages`, with the generation prompt unless told otherwise.
 
-    `continue_final` leaves the last message, an assistant's, open instead: the prompt
+    `continue_final` leaves the last message, whoever's it is, open instead: the prompt
     ends with its content. System text goes into the next user message where the template
     refuses or drops system messages. Raises TemplateError for a template that is
     damaged, refuses the conversation, or exceeds 128 KiB, its output or 1 s.
@@ -51,8 +53,8 @@ def render(
     end = text.rfind(sentinel)
     if end < 0:
         raise TemplateError(
-            "The chat template leaves out the reply that is to be continued.",
-            "Regenerate the reply instead.",
+            "The chat template leaves out the message that is to be continued.",
+            "Write it yourself, or have it regenerated.",
         )
     return text[:end]
 
@@ -96,11 +98,14 @@ def _with_system(fill: Callable[[Sequence[Message]], str], messages: Sequence[Me
 
 
 def _placements(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    first = next((m.role for m in messages if m.role != "system"), None)
     yield messages
     if any(m.role == "system" for m in messages[1:]):
         yield [*messages[:1], *_folded(messages[1:])]
     if any(m.role == "system" for m in messages):
         yield _folded(messages)
+    if first == "assistant":
+        yield _questioned(messages)
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:
@@ -124,6 +129,13 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
     return folded
 
 
+def _questioned(messages: Sequence[Message]) -> list[Message]:
+    """A chat that opens with a greeting, for templates that insist on a user's message first."""
+    turns = [m for m in messages if m.role != "system"]
+    system = "\n\n".join(m.content for m in messages if m.role == "system" and m.content.strip())
+    return [Message("user", system or _OPENING), *turns]
+
+
 def _shows_system(
     fill: Callable[[Sequence[Message]], str], messages: Sequence[Message], text: str
 ) -> bool:
@@ -139,11 +151,9 @@ def _shows_system(
 
 
 def _opened(messages: Sequence[Message], sentinel: str) -> list[Message]:
-    if not messages or messages[-1].role != "assistant":
-        raise TemplateError(
-            "Only a reply can be continued, and the last message is none.", "Send a message."
-        )
-    return [*messages[:-1], Message("assistant", messages[-1].content + sentinel)]
+    if not messages:
+        raise TemplateError("There is no message to be continued.", "Send one.")
+    return [*messages[:-1], Message(messages[-1].role, messages[-1].content + sentinel)]
 
 
 def _absent_from(messages: Sequence[Message]) -> str:

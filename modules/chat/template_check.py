@@ -1,4 +1,9 @@
-"""What is wrong with a chat template, as sentences: found by a chat of three turns."""
+"""What is wrong with a chat template, as sentences: found by a chat of three turns.
+
+Templates are compared by the ids of their tokens, as the loaded model would get them: a
+rendered prompt without the tokenizer's special tokens, which is also how transformers encodes
+what a template has rendered.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from modules.chat.template import render
 from modules.chat.template_choice import ChatTemplate
 from modules.chat.template_library import LIBRARY
 from modules.engine.client import EngineClient
-from modules.engine.protocol import ModelInfo
+from modules.engine.protocol import Encoded, ModelInfo
 from modules.errors import TemplateError
 
 __all__ = ["check_template"]
@@ -26,6 +31,8 @@ _CHAT = (
     Message("user", "LanternAsksThird"),
 )
 _LAST_REPLY = Message("assistant", "LanternAnswersThird")
+_SHOWN_TOKENS = 6
+"""Of each side, where two templates part."""
 
 
 async def check_template(
@@ -33,7 +40,7 @@ async def check_template(
 ) -> list[str]:
     """What a user should know of the template of the loaded model; empty for no fault.
 
-    The texts are counted by the model's own tokenizer. Raises EngineError.
+    The texts are encoded by the model's own tokenizer. Raises EngineError.
     """
     trial = _Trial(template, info.special_tokens)
     try:
@@ -41,10 +48,11 @@ async def check_template(
     except TemplateError as error:
         return [f"It does not render: {error.message}"]
     found = await asyncio.to_thread(_turn_faults, trial, text)
-    found += await _token_faults(engine, trial, text)
+    encoded = await engine.encode(text)
+    found += await _token_faults(engine, trial, text, encoded)
     if template.key != "own" and info.chat_template is not None:
         own = replace(trial, template=replace(template, source=info.chat_template))
-        found += await asyncio.to_thread(_differences, own, text)
+        found += await _differences(engine, own, encoded)
     return found
 
 
@@ -73,7 +81,6 @@ def _turn_faults(trial: _Trial, text: str) -> list[str]:
     if not all(message.content in text for message in _CHAT):
         found.append("It leaves out turns of the chat.")
     found += _system_faults(trial)
-    found += _greeting_faults(trial)
     try:
         found += _end_faults(trial, text)
         found += _opening_faults(trial, text)
@@ -88,17 +95,6 @@ def _system_faults(trial: _Trial) -> list[str]:
     except TemplateError as error:
         return [f"It does not render with a system message: {error.message}"]
     return [] if _SYSTEM.content in text else ["It leaves out the system message."]
-
-
-def _greeting_faults(trial: _Trial) -> list[str]:
-    try:
-        trial.render([_LAST_REPLY, *_CHAT])
-    except TemplateError:
-        return [
-            "Its roles must alternate and begin with yours, so that a chat which opens with a "
-            "greeting is refused."
-        ]
-    return []
 
 
 def _end_faults(trial: _Trial, text: str) -> list[str]:
@@ -128,32 +124,44 @@ def _opening_faults(trial: _Trial, text: str) -> list[str]:
     ]
 
 
-def _differences(own: _Trial, text: str) -> list[str]:
-    """Where a template that was chosen by hand departs from the model's own."""
-    try:
-        expected = own.render(_CHAT)
-    except TemplateError as error:
-        return [f"The model's own template does not render: {error.message}"]
-    if text == expected:
-        return []
-    pairs = zip(text, expected, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(expected)))
-    here, there = (repr(one[at : at + 24]) for one in (text, expected))
-    return [f"It departs from the model's own template: {here} stands where that has {there}."]
-
-
 # -- the tokens -------------------------------------------------------------------------
 
 
-async def _token_faults(engine: EngineClient, trial: _Trial, text: str) -> list[str]:
-    bos, word = trial.special("bos_token"), _CHAT[0].content
+async def _differences(engine: EngineClient, own: _Trial, here: Encoded) -> list[str]:
+    """Where a template that was chosen by hand departs from the model's own."""
+    try:
+        there = await engine.encode(await asyncio.to_thread(own.render, _CHAT))
+    except TemplateError as error:
+        return [f"The model's own template does not render: {error.message}"]
+    if here.ids == there.ids:
+        return []
+    pairs = zip(here.ids, there.ids, strict=False)
+    shorter = min(len(here.ids), len(there.ids))
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+    ours, theirs = (_beginning(one, at) for one in (here, there))
+    return [
+        f"It departs from the model's own template at token {at + 1}: {ours} where that has "
+        f"{theirs}."
+    ]
+
+
+def _beginning(encoded: Encoded, at: int) -> str:
+    """What stands at a token, and its id."""
+    if at >= len(encoded.ids):
+        return "it ends"
+    text = "".join(encoded.texts[at : at + _SHOWN_TOKENS])
+    return f"{text!r} (id {encoded.ids[at]})"
+
+
+async def _token_faults(
+    engine: EngineClient, trial: _Trial, text: str, encoded: Encoded
+) -> list[str]:
     used = LIBRARY.get(trial.template.key)
     markers = used.tokens if used else ()  # the model's own fits its tokenizer
     # A tokenizer may add a token where none is asked for; then an empty text has it as well.
-    added, plain, *pieces = await engine.count_tokens(["", word, *markers])
-    (with_special,) = await engine.count_tokens([word], special_tokens=True)
+    added, *pieces = await engine.count_tokens(["", *markers])
     return [
-        *_bos_faults(bos, text, adds=with_special > plain, again=added > 0),
+        *await _bos_faults(engine, trial.special("bos_token"), text, encoded),
         *(
             f"{marker} is {count - added} tokens to this tokenizer and should be one: the model "
             "was hardly trained on this template."
@@ -163,15 +171,20 @@ async def _token_faults(engine: EngineClient, trial: _Trial, text: str) -> list[
     ]
 
 
-def _bos_faults(bos: str, text: str, *, adds: bool, again: bool) -> list[str]:
-    """`adds`: the tokenizer puts one before plain text; `again`: before a prompt as well."""
+async def _bos_faults(engine: EngineClient, bos: str, text: str, encoded: Encoded) -> list[str]:
+    """Whether the prompt begins with the beginning token, and with one of it."""
     if not bos:
         return []
-    written = text.startswith(bos)
-    if text.startswith(bos * 2):
-        return [f"It writes the beginning token {bos} twice."]
-    if written and again:
+    word = _CHAT[0].content
+    plain = (await engine.encode(word)).ids
+    with_special = (await engine.encode(word, special_tokens=True)).ids
+    # What the tokenizer says by itself, or else writes for the token's name.
+    adds = with_special[: len(with_special) - len(plain)]
+    begin = (adds or (await engine.encode(bos)).ids)[:1]
+    if begin and encoded.ids[:2] == begin * 2:
+        if text.startswith(bos * 2):
+            return [f"It writes the beginning token {bos} twice."]
         return [f"It writes the beginning token {bos}, and the tokenizer adds it again."]
-    if adds and not written and not again:
+    if adds and encoded.ids[:1] != begin:
         return [f"It does not write the beginning token {bos}, which the tokenizer puts first."]
     return []

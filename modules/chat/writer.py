@@ -7,13 +7,15 @@ finished, whoever is looking.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 
-from modules.chat.history import history_of
+from modules.chat.about import about_request
+from modules.chat.cast import Casting
+from modules.chat.history import read_history
 from modules.chat.notices import Notices
 from modules.chat.replies import LiveReply, stream_reply
-from modules.chat.store import Chat, ChatStore, State
+from modules.chat.store import Chat, State
+from modules.chat.stores import Stores
 from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
@@ -31,14 +33,16 @@ class ReplyWriter:
 
     def __init__(
         self,
-        store: ChatStore,
+        stores: Stores,
         engine: EngineClient,
         templates: TemplateChoices,
+        casting: Casting,
         notices: Notices,
     ) -> None:
-        self._store = store
+        self._stores = stores
         self._engine = engine
         self._templates = templates
+        self._casting = casting
         self._notices = notices
         self._live: dict[int, LiveReply] = {}
 
@@ -46,18 +50,36 @@ class ReplyWriter:
         """The reply that is being written in this chat."""
         return self._live.get(chat_id)
 
-    async def start(self, chat: Chat, params: SamplingParams, beginning: str = "") -> None:
-        """Have the shown branch of a chat answered; the reply is in the store on return."""
+    async def start(
+        self,
+        chat: Chat,
+        params: SamplingParams,
+        beginning: str = "",
+        replay_of: int | None = None,
+    ) -> int:
+        """Have the shown branch of a chat answered; the reply is in the store on return.
+
+        Returns its id. A replay remembers of which message it is one.
+        """
         reply = await asyncio.to_thread(
-            self._store.append, chat.id, chat.leaf_id, "assistant", beginning, state="streaming"
+            self._stores.of(chat.id).append,
+            chat.id,
+            chat.leaf_id,
+            "assistant",
+            beginning,
+            state="streaming",
         )
         # With the reply's own beginning, if it has one; what is empty is no message.
-        history = history_of(chat, await asyncio.to_thread(self._store.branch, chat.id))
+        history = await asyncio.to_thread(read_history, self._stores.of(chat.id), chat)
         live = LiveReply(
-            chat.id, chat.owner, reply.id, history, params, chat.adapters, text=beginning
-        )
+            chat.id, chat.owner, reply.id, history, params, chat.adapters, text=beginning,
+            about=about_request(chat, params, beginning),
+        )  # fmt: skip
+        if replay_of is not None:
+            live.about["replay_of"] = replay_of
         self._live[chat.id] = live
-        live.task = asyncio.create_task(self._write_reply(live), name=f"reply-{reply.id}")
+        live.task = asyncio.create_task(self._write_reply(live, chat), name=f"reply-{reply.id}")
+        return reply.id
 
     async def stop(self, chat_id: int) -> None:
         """End the reply in progress, and return when it is stored."""
@@ -87,12 +109,16 @@ class ReplyWriter:
         if tasks:
             await asyncio.wait(tasks, timeout=5)
 
-    async def _write_reply(self, live: LiveReply) -> None:
+    async def _write_reply(self, live: LiveReply, chat: Chat) -> None:
         """The life of one reply, from the prompt to the stored end."""
-        live.about["params"] = dataclasses.asdict(live.params)
         state: State = "cut"
         error = ""
         try:
+            live.cast = await asyncio.to_thread(
+                self._casting.cast, chat.owner, chat.mode, chat.character
+            )
+            if chat.character:
+                live.about["name"] = live.cast.name
             state = await stream_reply(
                 self._engine,
                 live,
@@ -119,7 +145,9 @@ class ReplyWriter:
                 self._notices.tell(live.chat_id, live.owner)
 
     def _save(self, live: LiveReply, state: State, error: str = "") -> None:
-        self._store.save_reply(live.message_id, live.text, state, error, live.about)
+        self._stores.of(live.chat_id).save_reply(
+            live.message_id, live.text, state, error, live.about
+        )
 
     async def _save_progress(self, live: LiveReply) -> None:
         """What cannot be saved now may be at the end; the reply goes on."""

@@ -14,18 +14,25 @@ from modules.ui.theme import lantern_theme
 
 __all__ = ["mount_page"]
 
-# The theme is set before the first paint, so that a dark page does not flash white.
+# The theme is set before the first paint, so that a dark page does not flash white. params.js
+# comes before the style sheets, which scripts wait for: gradio may call it before they are there.
 _HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<script src="page/static/params.js"></script>
 <link rel="stylesheet" href="page/static/page.css">
 <link rel="stylesheet" href="page/static/model.css">
+<link rel="stylesheet" href="page/static/characters.css">
+<link rel="stylesheet" href="page/static/chats.css">
+<link rel="stylesheet" href="page/static/tokens.css">
+<link rel="stylesheet" href="page/static/request.css">
 <script>
   document.documentElement.dataset.theme = localStorage.getItem("lantern-theme")
     ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 </script>
-<script src="page/static/params.js"></script>
 <script type="module" src="page/static/page.js"></script>
 <script type="module" src="page/static/presets.js"></script>
+<script type="module" src="page/static/next_token.js"></script>
+<script type="module" src="page/static/writing.js"></script>
 """
 
 

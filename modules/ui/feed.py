@@ -16,6 +16,9 @@ from modules.access import Caller
 from modules.chat.replies import LiveReply
 from modules.chat.service import ChatService
 from modules.chat.store import StoredMessage
+from modules.chat.stores import is_incognito
+from modules.ui.attachment_routes import attachment_json
+from modules.ui.faces import Faces, faces_of
 from modules.ui.markdown import GrowingMarkdown, render_blocks
 
 __all__ = ["ChatFeed", "message_json", "stats_line"]
@@ -37,6 +40,7 @@ class ChatFeed:
         self._revision = -1
         self._sent: dict[int, str] = {}
         self._head: dict[str, Any] = {}
+        self._faces = Faces()
         self._growing: GrowingMarkdown | None = None
         self._growing_id = 0
         self._shown_text = ""
@@ -55,8 +59,13 @@ class ChatFeed:
     async def _whole(self) -> dict[str, Any] | None:
         """Everything but what was sent already."""
         chat = await self._chats.chat(self._chat_id, self._caller.user)
+        files = await self._chats.files.waiting(self._chat_id, self._caller.user)
         branch = await self._chats.branch(self._chat_id, self._caller.user)
         live = self._chats.live(self._chat_id)
+        faces = await asyncio.to_thread(faces_of, self._chats.casting, chat)
+        if faces != self._faces:
+            self._faces = faces
+            self._sent.clear()
         shown = branch[-self._window :]
         # A tab drops what is not shown, and must be sent it again when it comes back.
         ids = {message.id for message in shown}
@@ -70,11 +79,15 @@ class ChatFeed:
         head = {
             "id": chat.id,
             "title": chat.title,
+            "incognito": is_incognito(chat.id),
             "system": chat.system,
             "adapters": chat.adapters,
+            "mode": chat.mode,
+            "character": faces.character,
             "order": [message.id for message in shown],
             "earlier": len(branch) - len(shown),
             "busy": live is not None,
+            "files": [attachment_json(one) for one in files],
         }
         if not changed and head == self._head:
             return None
@@ -84,11 +97,11 @@ class ChatFeed:
     async def _message(self, message: StoredMessage, live: LiveReply | None) -> dict[str, Any]:
         if live is None or live.message_id != message.id:
             blocks = await asyncio.to_thread(render_blocks, message.content)
-            return message_json(message, blocks)
+            return message_json(message, blocks, self._faces)
         self._growing, self._growing_id = GrowingMarkdown(), message.id
         self._shown_text = live.text
         self._growing.update(live.text)
-        return message_json(message, tuple(self._growing.blocks))
+        return message_json(message, tuple(self._growing.blocks), self._faces)
 
     def _grow(self, live: LiveReply) -> dict[str, Any]:
         assert self._growing is not None
@@ -102,7 +115,7 @@ class ChatFeed:
         }
 
 
-def message_json(message: StoredMessage, blocks: tuple[str, ...]) -> dict[str, Any]:
+def message_json(message: StoredMessage, blocks: tuple[str, ...], faces: Faces) -> dict[str, Any]:
     """A message as the page draws it."""
     versions = message.versions or (message.id,)
     return {
@@ -111,10 +124,12 @@ def message_json(message: StoredMessage, blocks: tuple[str, ...]) -> dict[str, A
         "state": message.state,
         "error": message.error,
         "blocks": list(blocks),
-        "name": "You" if message.role == "user" else str(message.about.get("model", "Assistant")),
+        **faces.of(message),
         "versions": list(versions),
         "version": versions.index(message.id) if message.id in versions else 0,
         "stats": stats_line(message.about),
+        "pinned": message.pinned,
+        "files": [attachment_json(one) for one in message.attachments],
     }
 
 
@@ -122,7 +137,7 @@ def stats_line(about: dict[str, Any]) -> str:
     """Speed, time to the first token and context of a finished reply, with units."""
     if "completion_tokens" not in about:
         return ""
-    parts = []
+    parts = [str(about["model"])] if "name" in about and "model" in about else []
     if about["tokens_per_s"]:
         parts.append(f"{about['tokens_per_s']:.0f} tok/s")
     parts.append(f"first token {_duration(about['first_token_s'])}")
@@ -143,5 +158,8 @@ def _duration(seconds: float) -> str:
 
 def _mark(message: StoredMessage) -> str:
     """A fingerprint of all that `message_json` shows."""
-    shown = (message.content, message.state, message.error, message.versions, message.about)
+    shown = (
+        message.content, message.state, message.error, message.versions, message.about,
+        message.pinned, message.attachments,
+    )  # fmt: skip
     return hashlib.blake2b(repr(shown).encode(), digest_size=12).hexdigest()

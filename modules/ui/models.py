@@ -152,6 +152,7 @@ def engine_json(ctx: AppContext, *, admin: bool) -> dict[str, Any]:
         "folder": _folder(ctx),
         "loaded": _folder(ctx) if state.phase == "ready" else "",
         "adapters": applied_json(ctx),
+        "unsupported": info.unsupported if info else (),
     }
 
 

@@ -6,6 +6,7 @@ Every handler asks who is calling; a chat is reached only through its owner.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,17 +19,24 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from modules.access import Caller
-from modules.chat.store import MAX_MESSAGE_CHARS
+from modules.chat.store import MAX_MESSAGE_CHARS, Mode
+from modules.chat.stores import is_incognito
 from modules.context import AppContext
 from modules.errors import ForbiddenError, LanternError, NotFoundError
 from modules.signals import first_change
 from modules.ui import models
+from modules.ui.attachment_routes import add_attachment_routes
 from modules.ui.callers import Id, Who
+from modules.ui.character_routes import add_character_routes
 from modules.ui.components.knobs import from_widgets
 from modules.ui.downloads import downloads_json
 from modules.ui.feed import WINDOW, ChatFeed
+from modules.ui.library_routes import add_library_routes
+from modules.ui.look_routes import add_look_routes
 from modules.ui.model_routes import add_model_routes
 from modules.ui.preset_routes import add_preset_routes
+from modules.ui.reply_routes import add_reply_routes
+from modules.ui.writing_routes import add_writing_routes
 
 __all__ = ["STATIC", "add_routes", "build_routes"]
 
@@ -42,18 +50,24 @@ Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARS)]
 Values = Annotated[list[Any], Field(max_length=200)]
 
 
-class _Send(BaseModel):
-    text: Text
-    values: Values
-
-
 class _Values(BaseModel):
     values: Values
+
+
+class _Answer(_Values):
+    """`beginning` is what the reply starts with."""
+
+    beginning: Text = ""
+
+
+class _Send(_Answer):
+    text: Text
 
 
 class _Edit(BaseModel):
     text: Text
     values: Values | None = None
+    beginning: Text = ""
 
 
 class _Text(BaseModel):
@@ -68,8 +82,21 @@ class _Adapters(BaseModel):
     )
 
 
+class _Fresh(BaseModel):
+    """What a chat that is not made yet will be made with."""
+
+    mode: Mode = "instruct"
+    character: Annotated[str, Field(max_length=300)] = ""
+    incognito: bool = False
+
+
+class _Mode(BaseModel):
+    mode: Mode
+
+
 class _Preview(BaseModel):
     chat: Id | None = None
+    fresh: _Fresh = _Fresh()
     text: Text
     values: Values
 
@@ -113,6 +140,12 @@ def build_routes(ctx: AppContext) -> APIRouter:
     _add_message_routes(router, ctx)
     add_model_routes(router, ctx)
     add_preset_routes(router, ctx)
+    add_library_routes(router, ctx)
+    add_attachment_routes(router, ctx)
+    add_reply_routes(router, ctx)
+    add_character_routes(router, ctx)
+    add_look_routes(router, ctx)
+    add_writing_routes(router, ctx)
     return router
 
 
@@ -128,13 +161,30 @@ def _add_stream(router: APIRouter, ctx: AppContext) -> None:
         if ctx.engine.state.phase != "ready":
             return {"tokens": 0, "context": 0, "sentence": ""}
         prompt = await ctx.chats.preview(
-            body.chat, caller.user, body.text, from_widgets(body.values)
+            body.chat,
+            caller.user,
+            body.text,
+            from_widgets(body.values),
+            body.fresh.mode,
+            body.fresh.character,
         )
         return {
             "tokens": prompt.tokens,
             "context": prompt.context,
             "sentence": prompt.sentence,
         }
+
+    @router.post("/context")
+    async def context(caller: Who, body: _Preview) -> dict[str, Any]:
+        view = await ctx.chats.context(
+            body.chat,
+            caller.user,
+            body.text,
+            from_widgets(body.values),
+            body.fresh.mode,
+            body.fresh.character,
+        )
+        return dataclasses.asdict(view) | {"free": view.free}
 
 
 async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> AsyncIterator[str]:
@@ -164,7 +214,14 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
             update["downloads"] = downloads_json(ctx) if caller.admin else []
         if "chats" in fresh:
             update["chats"] = [
-                {"id": c.id, "title": c.title, "at": c.updated_at}
+                {
+                    "id": c.id,
+                    "title": c.title or c.character,
+                    "at": c.updated_at,
+                    "folder": c.folder,
+                    "pinned": c.pinned,
+                    "incognito": is_incognito(c.id),
+                }
                 for c in await ctx.chats.chats(caller.user)
             ]
         if feed is not None and "chat" in fresh:
@@ -177,6 +234,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
             yield _event(update)
             await asyncio.sleep(_PACE_S)
         elif not await first_change(seen, _KEEP_ALIVE_S):
+            ctx.chats.see(chat)
             yield ": still here\n\n"
 
 
@@ -188,12 +246,18 @@ def _add_chat_routes(router: APIRouter, ctx: AppContext) -> None:
     chats = ctx.chats
 
     @router.post("/chats")
-    async def create(caller: Who) -> dict[str, int]:
-        return {"id": (await chats.create(caller.user)).id}
+    async def create(caller: Who, body: _Fresh | None = None) -> dict[str, int]:
+        fresh = body or _Fresh()
+        chat = await chats.create(caller.user, **fresh.model_dump())
+        return {"id": chat.id}
 
     @router.post("/chats/{chat}/rename")
     async def rename(caller: Who, chat: Id, body: _Text) -> None:
         await chats.change(chat, caller.user, title=body.text)
+
+    @router.post("/chats/{chat}/mode")
+    async def mode(caller: Who, chat: Id, body: _Mode) -> None:
+        await chats.change(chat, caller.user, mode=body.mode)
 
     @router.post("/chats/{chat}/system")
     async def system(caller: Who, chat: Id, body: _Text) -> None:
@@ -214,7 +278,8 @@ def _add_chat_routes(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/chats/{chat}/send")
     async def send(caller: Who, chat: Id, body: _Send) -> None:
-        await chats.send(chat, caller.user, body.text, from_widgets(body.values))
+        params = from_widgets(body.values)
+        await chats.send(chat, caller.user, body.text, params, beginning=body.beginning)
 
     @router.post("/chats/{chat}/stop")
     async def stop(caller: Who, chat: Id) -> None:
@@ -230,8 +295,9 @@ def _add_message_routes(router: APIRouter, ctx: AppContext) -> None:
         return {"text": await chats.text(chat, caller.user, message)}
 
     @router.post(place + "/regenerate")
-    async def regenerate(caller: Who, chat: Id, message: Id, body: _Values) -> None:
-        await chats.regenerate(chat, caller.user, message, from_widgets(body.values))
+    async def regenerate(caller: Who, chat: Id, message: Id, body: _Answer) -> None:
+        params = from_widgets(body.values)
+        await chats.regenerate(chat, caller.user, message, params, beginning=body.beginning)
 
     @router.post(place + "/continue")
     async def continue_reply(caller: Who, chat: Id, message: Id, body: _Values) -> None:
@@ -240,7 +306,7 @@ def _add_message_routes(router: APIRouter, ctx: AppContext) -> None:
     @router.post(place + "/edit")
     async def edit(caller: Who, chat: Id, message: Id, body: _Edit) -> None:
         params = None if body.values is None else from_widgets(body.values)
-        await chats.edit(chat, caller.user, message, body.text, params)
+        await chats.edit(chat, caller.user, message, body.text, params, beginning=body.beginning)
 
     @router.post(place + "/show")
     async def show(caller: Who, chat: Id, message: Id) -> None:

@@ -95,3 +95,59 @@ def test_a_draft_that_cannot_be_stored_is_a_storage_error(
         save(drafts, "two")
     store._db.execute("PRAGMA query_only = 0")
     assert drafts.latest("owner", "notebook") == Draft("one")
+
+
+# -- what is being typed ----------------------------------------------------------------
+
+
+def typed(drafts: DraftStore, text: str) -> Draft | None:
+    """Kept over what stands there, as a tab that has seen it does."""
+    before = drafts.latest("owner", "notebook").checksum
+    return drafts.keep("owner", "notebook", Draft(text), before)
+
+
+def test_what_is_typed_is_one_step_that_grows(drafts: DraftStore) -> None:
+    save(drafts, "one")
+    for text in ("one t", "one tw", "one two"):
+        assert typed(drafts, text) is None
+    assert drafts.latest("owner", "notebook") == Draft("one two")
+    assert drafts.undo("owner", "notebook") == Draft("one")
+
+
+def test_a_text_that_was_wiped_out_by_typing_can_be_brought_back(drafts: DraftStore) -> None:
+    typed(drafts, "a long text")
+    typed(drafts, "")
+    typed(drafts, "new")
+    assert drafts.undo("owner", "notebook") == Draft("a long text")
+
+
+def test_typing_after_a_generation_begins_a_step(drafts: DraftStore) -> None:
+    typed(drafts, "one")
+    save(drafts, "one", "one two")
+    typed(drafts, "one two three")
+    assert drafts.undo("owner", "notebook") == Draft("one two")
+    assert drafts.undo("owner", "notebook") == Draft("one")
+
+
+def test_what_another_tab_wrote_is_not_overwritten_but_returned(drafts: DraftStore) -> None:
+    seen = drafts.latest("owner", "notebook").checksum
+    drafts.keep("owner", "notebook", Draft("theirs"), seen)
+    assert drafts.keep("owner", "notebook", Draft("mine"), seen) == Draft("theirs")
+    assert drafts.latest("owner", "notebook") == Draft("theirs")
+
+
+def test_a_text_that_is_kept_all_the_same_leaves_the_other_in_the_history(
+    drafts: DraftStore,
+) -> None:
+    typed(drafts, "theirs")
+    assert drafts.keep("owner", "notebook", Draft("mine, longer"), None) is None
+    assert drafts.undo("owner", "notebook") == Draft("theirs")
+
+
+def test_the_same_text_from_two_tabs_is_no_conflict(drafts: DraftStore) -> None:
+    typed(drafts, "same")
+    assert drafts.keep("owner", "notebook", Draft("same"), 12345) is None
+
+
+def test_the_checksum_is_the_one_that_pages_compute() -> None:
+    assert Draft("Wikipedia", "é").checksum == 0x1EDD0504

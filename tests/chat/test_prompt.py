@@ -185,3 +185,68 @@ async def test_a_model_without_a_template_gets_plain_text_and_a_stop_string() ->
 async def test_without_a_model_there_is_no_prompt() -> None:
     with pytest.raises(NoModelError):
         await build_chat_prompt(FakeEngine(), turns(1), PARAMS)
+
+
+# -- pins -------------------------------------------------------------------------------
+
+
+def pinned(messages: list[Message], *places: int) -> list[Message]:
+    """The messages, those at `places` pinned; message k is the stored message k."""
+    return [
+        dataclasses.replace(m, pinned=k in places, sources=(k,)) for k, m in enumerate(messages)
+    ]
+
+
+async def test_a_pinned_message_stays_in_its_place_with_its_turn() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *pinned(turns(10), 2), QUESTION], PARAMS)
+    assert prompt.left_out == {0, 1, *range(4, 14)}
+    assert prompt.text.index("<2>") < prompt.text.index("<3>") < prompt.text.index("<14>")
+    assert await fits(engine, prompt)
+
+
+async def test_a_pinned_reply_keeps_its_question() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [*pinned(turns(10), 5), QUESTION], PARAMS)
+    assert {4, 5}.isdisjoint(prompt.left_out) and {2, 3, 6, 7} <= prompt.left_out
+
+
+async def test_nothing_is_left_out_for_a_pin_where_everything_fits() -> None:
+    prompt = await build_chat_prompt(await loaded(2048), pinned(turns(5), 3), PARAMS)
+    assert (prompt.dropped, prompt.left_out, prompt.sentence) == (0, frozenset(), "")
+
+
+async def test_the_sentence_says_that_pinned_turns_are_not_the_ones() -> None:
+    engine = await loaded(120)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *pinned(turns(10), 2), QUESTION], PARAMS)
+    assert prompt.sentence.startswith("The 6 oldest unpinned turns (12 messages) will be left out")
+
+
+async def test_pins_that_alone_exceed_the_context_are_one_sentence() -> None:
+    engine = await loaded(100)
+    with pytest.raises(PromptTooLongError, match="The pinned messages and the last turn") as caught:
+        await build_chat_prompt(engine, [*pinned(turns(10), *range(20)), QUESTION], PARAMS)
+    assert caught.value.remedy.startswith("Unpin some of them")
+
+
+@pytest.mark.parametrize("pins", [(0,), (1,), (3, 8), (6, 7)])
+async def test_llama_2_which_insists_on_turns_takes_a_chat_with_pins(pins: tuple[int, ...]) -> None:
+    engine = await loaded(110)
+    info = engine.state.info
+    assert info is not None
+    info = dataclasses.replace(info, path="models/Llama-2-7B-Chat-GPTQ", chat_template=None)
+    engine.state = dataclasses.replace(engine.state, info=info)
+    prompt = await build_chat_prompt(engine, [SYSTEM, *pinned(turns(9), *pins), QUESTION], PARAMS)
+    assert prompt.template == "llama-2" and prompt.left_out
+    assert all(f"<{k}>" in prompt.text for k in pins)
+    assert prompt.text.count("[INST]") == prompt.text.count("[/INST]")
+
+
+@pytest.mark.parametrize("context", [200, 5000, 16_000])
+async def test_1500_messages_with_pins_are_cut_in_a_dozen_counts(context: int) -> None:
+    engine = await loaded(context)
+    chat = [SYSTEM, *pinned(turns(750), 0, 501, 1400), QUESTION]
+    prompt = await build_chat_prompt(engine, chat, PARAMS)
+    assert engine.calls <= 12 and prompt.dropped > 0
+    assert all(f"<{k}>" in prompt.text for k in (0, 1, 500, 501, 1400))
+    assert await fits(engine, prompt)

@@ -33,7 +33,7 @@ def chats(ctx: AppContext) -> ChatService:
 
 @pytest.fixture
 def store(chats: ChatService) -> ChatStore:
-    return chats._store
+    return chats._stores.kept
 
 
 async def asked(chats: ChatService, *questions: str, params: SamplingParams = PARAMS) -> int:
@@ -505,7 +505,7 @@ async def test_a_fault_of_ours_does_not_leave_a_reply_in_mid_air(
 ) -> None:
     engine = Strange(reply=lambda request: text)
     await engine.load(LoadModel("models/x"))
-    chats = ChatService(ctx.chats._store, engine, ctx.templates)
+    chats = ChatService(ctx.chats._stores.kept, engine, ctx.templates)
     reply = (await branch(chats, await asked(chats, "One")))[1]
     assert (reply.state, reply.content) == ("cut", "half")
     assert reason in reply.error

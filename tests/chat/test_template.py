@@ -218,13 +218,18 @@ def test_a_reply_that_contains_the_sentinel_is_continued_whole() -> None:
     assert ours(CHATML, chat, continue_final=True).endswith("Say LanternContinuesHere twice")
 
 
-def test_a_question_cannot_be_continued() -> None:
-    with pytest.raises(TemplateError, match="Only a reply"):
-        ours(CHATML, CHAT, continue_final=True)
+def test_a_question_is_left_open_where_it_is_to_be_gone_on_with() -> None:
+    text = ours(CHATML, CHAT, continue_final=True)
+    assert text.endswith(f"<|im_start|>user\n{CHAT[-1].content}")
+
+
+def test_nothing_cannot_be_continued() -> None:
+    with pytest.raises(TemplateError, match="no message"):
+        ours(CHATML, [], continue_final=True)
 
 
 def test_a_template_that_hides_the_reply_says_so() -> None:
-    with pytest.raises(TemplateError, match="leaves out the reply"):
+    with pytest.raises(TemplateError, match="leaves out the message"):
         ours("{{ messages[0].content }}", CHAT[:2], continue_final=True)
 
 

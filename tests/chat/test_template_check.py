@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import zlib
 
 import pytest
 
@@ -11,7 +12,7 @@ from modules.chat.template_check import check_template
 from modules.chat.template_choice import ChatTemplate, TemplateChoices
 from modules.chat.template_library import LIBRARY
 from modules.engine.fake import FakeEngine
-from modules.engine.protocol import LoadModel, ModelInfo
+from modules.engine.protocol import Encoded, LoadModel, ModelInfo
 
 pytestmark = pytest.mark.anyio
 
@@ -25,15 +26,19 @@ GOOD = "<s>" + LOOP + TURN + "</s>" + END + OPEN
 
 
 class Tokenizing(FakeEngine):
-    """Its tokens are matches of `pattern`; `before` tokens are put first in any case."""
+    """Its tokens are matches of `pattern`; one <s> is put first where `before` says so."""
 
     pattern = ONE
     before = 0
 
+    async def encode(self, text: str, special_tokens: bool = False) -> Encoded:
+        tokens = re.findall(self.pattern, text)
+        if self.before or (special_tokens and tokens[:1] != ["<s>"]):
+            tokens.insert(0, "<s>")
+        return Encoded("", tuple(zlib.crc32(token.encode()) for token in tokens), tuple(tokens))
+
     async def count_tokens(self, texts: list[str], special_tokens: bool = False) -> list[int]:
-        return [
-            len(re.findall(self.pattern, text)) + max(special_tokens, self.before) for text in texts
-        ]
+        return [len((await self.encode(text, special_tokens)).ids) for text in texts]
 
 
 async def faults(
@@ -101,15 +106,6 @@ async def test_a_refused_system_message_goes_into_the_question_and_is_no_fault()
     assert await faults(refusing) == []
 
 
-async def test_roles_that_must_alternate_are_found() -> None:
-    strict = (
-        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
-        "{% endif %}"
-    )
-    (fault,) = await faults(GOOD.replace(TURN, strict + TURN))
-    assert "alternate and begin with yours" in fault
-
-
 async def test_a_missing_end_token_is_found() -> None:
     (fault,) = await faults(GOOD.replace("</s>", "\n"))
     assert "no end token (</s>)" in fault and "go on in your name" in fault
@@ -147,7 +143,17 @@ async def test_marks_that_a_format_writes_in_ordinary_text_may_be_split() -> Non
 
 async def test_a_choice_by_hand_is_compared_with_the_models_own() -> None:
     (fault,) = await faults(LIBRARY["llama-2"].source, own=GOOD, key="llama-2")
-    assert fault == (
-        "It departs from the model's own template: 'INST] LanternAsksFirst [' stands where that "
-        "has 'user] LanternAsksFirst</'."
+    assert re.fullmatch(
+        r"It departs from the model's own template at token 3: 'INST\]LanternAsksFirst\[/INST' "
+        r"\(id \d+\) where that has 'user\]LanternAsksFirst</s>\[assistant' \(id \d+\)\.",
+        fault,
     )
+
+
+async def test_templates_that_come_to_the_same_tokens_do_not_differ() -> None:
+    assert await faults(GOOD.replace("] {{", "]  {{"), own=GOOD, key="alpaca") == []
+
+
+async def test_a_template_that_ends_sooner_is_told_to_end() -> None:
+    found = await faults(GOOD.removesuffix(OPEN), own=GOOD, key="alpaca")
+    assert "it ends where that has '[assistant]'" in found[-1]

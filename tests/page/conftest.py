@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from modules.access import Access
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
-from modules.settings import Settings
+from modules.settings import ROOT, Settings
 from server import build_app, build_context, make_server
 
 expect.set_options(timeout=20_000)
@@ -77,6 +78,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         user_data_dir=tmp_path / "user_data",
         model_dir=tmp_path / "models",
         lora_dir=tmp_path / "loras",
+        prompt_dir=Path(shutil.copytree(ROOT / "prompts", tmp_path / "prompts")),
     )
     settings.paths.prepare()
     engine = FakeEngine(delay=0.01)

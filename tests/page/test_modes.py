@@ -39,8 +39,7 @@ def test_default_mode_continues_renders_and_counts(page: Page, served: Served) -
     served.engine.reply = lambda request: "**bold** <i>slanted</i>"
     open_mode(page, served, "Default")
     page.fill("#default-text textarea", "one two three")
-    page.click("text=Count tokens >> visible=true")
-    expect(page.locator("#default-counted")).to_contain_text("4 tokens")
+    expect(page.locator("#default-count")).to_have_text("4 of 2,048 tokens")
     page.click("#default-generate")
     expect(page.locator("#default-raw textarea")).to_have_value("**bold** <i>slanted</i>")
     served.engine.reply = lambda request: " more"
@@ -57,8 +56,7 @@ def test_a_template_fills_the_box_and_a_reload_brings_everything_back(
     page: Page, served: Served
 ) -> None:
     open_mode(page, served, "Default")
-    page.click("#default-template input")
-    page.click("[role=option]:has-text('QA')")
+    page.select_option("#default-prompt", "QA")
     text = page.locator("#default-text textarea")
     expect(text).to_have_value(re.compile("Common sense questions"))
     page.click("#default-generate")

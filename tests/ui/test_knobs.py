@@ -33,6 +33,10 @@ def strategy(knob: Knob) -> st.SearchStrategy[Any]:
                 forms = st.from_regex(knob.pattern, fullmatch=True)
                 one = st.sampled_from(knob.choices) if knob.choices else forms
             return st.lists(one, max_size=min(int(knob.maximum), 20)).map(tuple)
+        case "choice":
+            return st.sampled_from(knob.choices)
+        case "text":
+            return st.text(max_size=20)
         case "integer":
             return st.integers(int(knob.minimum), int(knob.maximum))
         case _:

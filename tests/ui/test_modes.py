@@ -17,7 +17,7 @@ from modules.errors import WorkerDiedError
 from modules.ui.components.knobs import to_widgets
 from modules.ui.streaming import continuation, new_request_id
 from modules.ui.tabs import default_mode, notebook_mode
-from modules.ui.tabs.default_mode import count_tokens, views
+from modules.ui.tabs.default_mode import views
 
 pytestmark = pytest.mark.anyio
 
@@ -152,14 +152,6 @@ def test_html_of_a_reply_stays_in_a_frame_without_rights() -> None:
     assert 'sandbox=""' in frame
     assert "default-src &#x27;none&#x27;" in frame
     assert frame.count('"') == 8
-
-
-async def test_tokens_are_counted_as_they_would_be_sent(
-    ctx: AppContext, engine: FakeEngine
-) -> None:
-    assert await count_tokens(ctx, "one two three") == "4 tokens"
-    await engine.unload()
-    assert "No model is loaded." in await count_tokens(ctx, "one")
 
 
 # -- notebook ---------------------------------------------------------------------------

@@ -27,10 +27,23 @@ pytestmark = pytest.mark.anyio
 
 TOKEN = "the-right-token"
 VALUES = to_widgets(SamplingParams())
-BODY = {"text": "words", "values": VALUES, "name": "x", "chat": 1}
+BODY = {
+    "text": "words",
+    "values": VALUES,
+    "name": "x",
+    "chat": 1,
+    "mode": "chat",
+    "role": "user",
+    "on": True,
+}
 JSON = {"content-type": "application/json"}
 GUEST = Caller("guest-1", admin=False)
-OPEN = {"/page/events", "/page/preview", "/page/chats", "/page/presets"}
+OPEN = {"/page/events", "/page/preview", "/page/chats", "/page/presets", "/page/draft",
+        "/page/context",
+        "/page/prompts", "/page/prompts/read", "/page/look/count", "/page/look/tokens",
+        "/page/look/next", "/page/characters", "/page/characters/picture", "/page/profile",
+        "/page/profile/picture", "/page/profile/save", "/page/modes", "/page/search",
+        "/page/export", "/page/import", "/page/folders/rename"}  # fmt: skip
 """For every caller who is let in at all: their own chats."""
 
 
@@ -74,11 +87,11 @@ async def asked(chats: ChatService, owner: str = "owner") -> int:
 
 
 def filled(path: str, chat: int = 1, message: int = 2) -> str:
-    return path.format(chat=chat, message=message, job=1)
+    return path.format(chat=chat, message=message, job=1, file=1)
 
 
 def stored(ctx: AppContext) -> list[tuple[Any, ...]]:
-    with ctx.chats._store.transaction() as db:
+    with ctx.chats._stores.kept.transaction() as db:
         return [tuple(row) for row in db.execute("SELECT * FROM messages")]
 
 
@@ -169,7 +182,7 @@ async def test_no_id_is_a_fault(wrong: str, ctx: AppContext) -> None:
     async with client(ctx, "owner") as owner:
         for method, path in routes(ctx):
             if "{" in path:
-                address = path.format(chat=wrong, message=wrong, job=wrong)
+                address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong)
                 answer = await owner.request(method, address, json=BODY)
                 assert (path, 400 <= answer.status_code < 500) == (path, True)
 

@@ -1,19 +1,20 @@
 // The composer: what is typed, kept while it is typed, counted and sent.
 
-import { acts, byId, draftKey, ensureChat, onHead, onOpen, state, withValues } from "./chat_state.js";
-import { post, present } from "./net.js";
+import { acts, byId, draft, ensureChat, onHead, onOpen, state, withValues } from "./chat_state.js";
+import { element, post, present, say } from "./net.js";
 
 export async function send() {
   const box = byId("composer-text");
   const text = box.value;
-  if (!text.trim() || state.head?.busy || state.sending) return;
+  if (!(text.trim() || state.head?.files?.length) || state.head?.busy || state.sending) return;
+  if (state.reading) return say("A file is still being read. Send when it is there.");
   state.sending = true;
   try {
     if (!(await ensureChat())) return;
     state.stick = true;
     if (!(await post(`chats/${state.chat}/send`, { text, ...withValues() }))) return;
     box.value = "";
-    localStorage.removeItem(draftKey());
+    draft.drop();
     fitComposer();
     note(null);
   } finally {
@@ -27,10 +28,18 @@ export function fitComposer() {
   box.style.height = `${Math.min(box.scrollHeight, 260)}px`;
 }
 
-export function note(text) {
+/** A sentence above the composer; with `look`, a button that shows what goes into the request. */
+export function note(text, look = false) {
   const place = byId("composer-note");
   place.hidden = !text;
-  place.textContent = text ?? "";
+  place.replaceChildren(text ?? "");
+  if (look) place.append(" ", element("button", { type: "button", "data-act": "context" }, "Show the context"));
+}
+
+function drawCount({ tokens, context }) {
+  byId("composer-count").hidden = !context;
+  byId("composer-tokens").textContent = context ? `${tokens.toLocaleString()} of ${context.toLocaleString()} tokens` : "";
+  byId("composer-bar").value = context ? tokens / context : 0;
 }
 
 let previewing = 0;
@@ -42,22 +51,20 @@ export function preview() {
     const answer = await fetch("page/preview", {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ chat: state.chat || null, text, ...withValues() }),
+      body: JSON.stringify({ chat: state.chat || null, fresh: state.fresh, text, ...withValues() }),
     }).catch(() => null);
     const data = await answer?.json().catch(() => null);
     if (!data || byId("composer-text").value !== text) return;
-    if (!answer.ok) return note(data.message ? `${data.message} ${data.remedy}` : null);
-    note(data.sentence || null);
-    byId("composer-count").textContent = data.context
-      ? `${data.tokens.toLocaleString()} of ${data.context.toLocaleString()} tokens`
-      : "";
+    if (!answer.ok) return note(data.message ? `${data.message} ${data.remedy}` : null, true);
+    note(data.sentence || null, true);
+    drawCount(data);
   }, 350);
 }
 
 acts.stop = () => post(`chats/${state.chat}/stop`);
 
 onOpen(() => {
-  byId("composer-text").value = localStorage.getItem(draftKey()) ?? "";
+  byId("composer-text").value = draft.get();
   fitComposer();
   preview();
   if (matchMedia("(min-width: 700px)").matches) byId("composer-text").focus();
@@ -72,7 +79,7 @@ onHead((head) => {
 await present("composer-text");
 const box = byId("composer-text");
 box.addEventListener("input", () => {
-  localStorage.setItem(draftKey(), box.value);
+  draft.keep(box.value);
   fitComposer();
   preview();
 });

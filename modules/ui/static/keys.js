@@ -10,9 +10,17 @@ const KEYS = [
   ["Esc", "Stop the reply"],
   ["Ctrl + Enter", "Regenerate the last reply"],
   ["Alt + ↑", "Edit your last message"],
-  ["Ctrl + K", "Find a chat"],
+  ["Alt + U", "Impersonate: have your next message written"],
+  ["Alt + B", "Branches of this chat"],
+  ["Ctrl + K", "Find in chats"],
+  ["Alt + N", "New chat"],
+  ["Alt + I", "New incognito chat"],
+  ["F2, Delete", "Rename or delete a chat in the list"],
   ["?", "This sheet"],
 ];
+
+/** Acts by the key that is pressed together with Alt, wherever its letter is on the keyboard. */
+const WITH_ALT = { KeyU: "impersonate", KeyB: "tree", KeyN: "new-chat", KeyI: "new-incognito" };
 
 function typing(target) {
   return target.closest?.("input, textarea, select, [contenteditable=true]");
@@ -29,6 +37,7 @@ document.addEventListener("keydown", (event) => {
     byId("find-chat").focus();
   } else if (event.key === "?" && !typing(event.target)) byId("keys").showModal();
   else if (!chatShown) return;
+  else if (event.altKey && !event.ctrlKey && WITH_ALT[event.code]) (event.preventDefault(), acts[WITH_ALT[event.code]]());
   else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) (event.preventDefault(), regenerateLast());
   else if (event.key === "ArrowUp" && event.altKey) {
     event.preventDefault();

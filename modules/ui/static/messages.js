@@ -1,10 +1,11 @@
 // The messages of a chat: drawn once, then changed only where something changed.
 
+import { fileChips } from "./attachments.js";
 import { element } from "./net.js";
 
 const BUTTONS = {
-  user: [["edit", "Edit"], ["copy", "Copy"], ["answer", "Answer again"], ["delete", "Delete"]],
-  assistant: [["regenerate", "Regenerate"], ["continue", "Continue"], ["edit", "Edit"], ["copy", "Copy"], ["delete", "Delete"]],
+  user: [["edit", "Edit"], ["copy", "Copy"], ["pin", "Pin"], ["answer", "Answer again"], ["delete", "Delete"]],
+  assistant: [["regenerate", "Regenerate"], ["continue", "Continue"], ["edit", "Edit"], ["copy", "Copy"], ["pin", "Pin"], ["delete", "Delete"]],
 };
 
 class MessageList {
@@ -67,13 +68,14 @@ class MessageList {
     const node = element(
       "article",
       { className: `message ${message.role} ${message.state}`, "data-id": message.id, "aria-label": message.name },
-      element("header", {}, element("span", { className: "who" }, message.name), versions(message)),
+      element("header", {}, avatar(message), element("span", { className: "who" }, message.name), pinMark(message), versions(message)),
       body,
+      message.files?.length ? fileChips(message.files) : null,
       fault(message),
       element(
         "footer",
         {},
-        element("span", { className: "stats soft" }, message.stats),
+        stats(message),
         streaming ? null : actions(message),
       ),
     );
@@ -95,6 +97,20 @@ function wrap(html) {
   const block = element("div", { className: "block" });
   block.innerHTML = html; // rendered and escaped by the server, see modules/ui/markdown.py
   return block;
+}
+
+function avatar({ picture }) {
+  return picture ? element("img", { className: "avatar", src: picture, alt: "" }) : null;
+}
+
+function pinMark(message) {
+  return message.pinned ? element("span", { className: "pin-mark", title: "This turn is never left out" }, "Pinned") : null;
+}
+
+/** The figures of a reply; pressed, they tell the rest of what is known about it. */
+function stats(message) {
+  if (message.role !== "assistant" || !message.stats) return element("span", { className: "stats soft" }, message.stats);
+  return element("button", { type: "button", className: "stats quiet", "data-act": "about", title: "About this reply" }, message.stats);
 }
 
 function versions(message) {
@@ -130,6 +146,7 @@ function actions(message) {
     { className: "actions" },
     ...buttons
       .filter(([act]) => message.state !== "failed" || ["regenerate", "delete"].includes(act))
-      .map(([act, label]) => element("button", { type: "button", className: "quiet", "data-act": act }, label)),
+      .map(([act, label]) => element("button", { type: "button", className: "quiet", "data-act": act }, act === "pin" && message.pinned ? "Unpin" : label)),
+    element("button", { type: "button", className: "quiet", "data-act": "message-menu", "aria-haspopup": "menu", ariaLabel: "More to do with this message", title: "Branches" }, "⋯"),
   );
 }

@@ -1,15 +1,23 @@
 // The page: one stream of state from the server, and what it is drawn into.
 
+import "./about.js";
+import "./characters.js";
+import "./chat_head.js";
 import { acts, byId, ensureChat, onHead, onOpen, openChat, state, tellHead } from "./chat_state.js";
+import "./chat_menu.js";
 import { drawChats } from "./chats.js";
 import { preview } from "./composer.js";
+import "./inspector.js";
+import "./composer_menu.js";
 import "./keys.js";
 import { drawLoras, openLoras } from "./loras.js";
 import "./message_acts.js";
 import { messages } from "./messages.js";
 import { drawModelTab } from "./model.js";
 import { post, present } from "./net.js";
+import "./profile.js";
 import { drawStrip } from "./strip.js";
+import "./tree.js";
 
 let stream = null;
 
@@ -49,6 +57,8 @@ document.addEventListener("visibilitychange", () => {
 
 onHead((head) => {
   byId("chat-title").textContent = head.title || "New chat";
+  byId("incognito-mark").hidden = !head.incognito;
+  document.body.classList.toggle("incognito", Boolean(head.incognito));
   byId("system-button").classList.toggle("set", Boolean(head.system));
   drawLoras({ chosen: head.adapters });
   document.body.classList.toggle("chat-empty", !head.order.length);
@@ -138,12 +148,14 @@ async function begin() {
   messages.place = byId("chat-messages");
   if (localStorage.getItem("lantern-params-shown")) document.body.classList.add("params-shown");
   byId("chat-scroll").addEventListener("scroll", () => {
-    state.stick = atEnd();
-    byId("to-end").hidden = state.stick;
+    state.stick = !state.at && atEnd();
+    byId("to-end").hidden = atEnd();
   });
   present("parameter-chips").then(window.lanternParams.drawChips);
-  // The composer grows, notes appear: who reads at the end stays at the end.
-  new ResizeObserver(() => state.stick && follow()).observe(byId("chat-scroll"));
+  // The composer grows, notes appear, messages get their true heights as they come into view:
+  // who reads at the end stays at the end.
+  const sizes = new ResizeObserver(() => state.stick && follow());
+  ["chat-scroll", "chat-messages"].forEach((id) => sizes.observe(byId(id)));
   openChat(Number(new URL(location).searchParams.get("chat")) || 0);
 }
 

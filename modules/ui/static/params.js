@@ -12,6 +12,7 @@ window.lanternParams = (() => {
   let setUp = false; // whether the widgets have been given the values
   const shown = new Set(); // knobs that a folded group shows, because they are or were altered
   const listeners = [];
+  let refused = []; // knobs that the loaded model cannot serve
 
   function stored(key, otherwise) {
     try {
@@ -65,7 +66,12 @@ window.lanternParams = (() => {
       document.head.append(style);
     }
     // Rules and not classes, because gradio writes the classes of its widgets itself.
-    style.textContent = hidden.length ? `${hidden.map((fact) => `#knob-${fact.name}`).join(", ")} { display: none !important; }` : "";
+    style.textContent = rule(hidden.map((fact) => fact.name), "", "display: none !important") + rule(refused, "", "opacity: .6") + rule(refused, "::after", 'content: "The loaded model cannot do this."; font-size: 13px');
+  }
+
+  /** A rule for the widgets of some knobs. */
+  function rule(names, part, what) {
+    return names.length ? `${names.map((name) => `#knob-${name}${part}`).join(", ")} { ${what}; } ` : "";
   }
 
   function drawFold(group, members, folded, open) {
@@ -123,6 +129,11 @@ window.lanternParams = (() => {
       listeners.push(listener);
     },
     drawChips,
+    /** Dim the knobs that the loaded model cannot serve. */
+    refuse(names) {
+      refused = names;
+      drawGroups();
+    },
     set,
     /** What a widget says before it was given its value is gradio's, and nobody's wish. */
     keep(now) {

@@ -1,12 +1,15 @@
 // The head of the parameters: presets, chosen, kept, and compared with the values as they are.
 
 import { element, get, post, present, say } from "./net.js";
+import { onEngine } from "./strip.js";
 
 const KEY = "lantern-preset";
+const ALL = "lantern-all-presets";
 const params = window.lanternParams;
 const byId = (id) => document.getElementById(id);
 let presets = [];
 let maySave = false;
+let unsupported = [];
 
 /** The fields that presets set, each with what this preset has for it. */
 const valuesOf = (preset) => Object.fromEntries(params.facts.filter((fact) => fact.preset).map((fact) => [fact.name, preset.values[fact.name] ?? fact.neutral]));
@@ -15,6 +18,9 @@ function differs(preset) {
   const wanted = valuesOf(preset);
   return params.facts.some((fact, i) => fact.preset && params.values[i] !== wanted[fact.name]);
 }
+
+/** The labels of what a preset asks for and the loaded model cannot do. */
+const missing = (preset) => params.facts.filter((fact) => unsupported.includes(fact.name) && fact.name in (preset?.values ?? {})).map((fact) => fact.label);
 
 /** What was chosen last; before that, and from then on, one that says what the values are. */
 function chosen() {
@@ -31,13 +37,27 @@ async function fetchPresets() {
   if (!answer) return;
   presets = answer.presets;
   maySave = answer.may_save;
+  drawList();
+}
+
+/** Presets that the model cannot serve are left out, or listed with what they lack. */
+function drawList() {
+  if (!presets.length) return;
+  const all = localStorage.getItem(ALL) !== null;
+  const listed = presets.filter((one) => all || one === chosen() || !missing(one).length);
+  const option = (one) => {
+    const lacks = missing(one);
+    const why = one.problem ? " (damaged)" : lacks.length ? ` (not with this model: ${lacks.join(", ")})` : "";
+    return element("option", { value: one.name, disabled: lacks.length > 0 }, one.name + why);
+  };
   const group = (label, own) => {
-    const members = presets.filter((one) => one.own === own);
-    const options = members.map((one) => element("option", { value: one.name }, one.problem ? `${one.name} (damaged)` : one.name));
-    return members.length ? element("optgroup", { label }, ...options) : null;
+    const members = listed.filter((one) => one.own === own);
+    return members.length ? element("optgroup", { label }, ...members.map(option)) : null;
   };
   const none = element("option", { value: "", disabled: true }, "Choose one");
   byId("preset").replaceChildren(...[none, group("Your own", true), group("Lantern's", false)].filter(Boolean));
+  byId("preset-filter").hidden = !presets.some((one) => missing(one).length);
+  byId("preset-all").checked = all;
   draw();
 }
 
@@ -50,8 +70,10 @@ function draw() {
   byId("preset-save").hidden = !maySave;
   byId("preset-delete").hidden = !(maySave && preset?.own && preset.values);
   byId("preset-delete").title = preset?.shipped ? "Delete your version; Lantern's comes back" : "Delete this preset of yours";
-  byId("preset-about").textContent = preset?.problem ?? preset?.about ?? "";
-  byId("preset-about").classList.toggle("fault", Boolean(preset?.problem));
+  const lacks = missing(preset);
+  const refused = lacks.length ? `The loaded model cannot serve this preset: ${lacks.join(", ")}.` : undefined;
+  byId("preset-about").textContent = preset?.problem ?? refused ?? preset?.about ?? "";
+  byId("preset-about").classList.toggle("fault", Boolean(preset?.problem ?? refused));
 }
 
 // -- acts ---------------------------------------------------------------------------------
@@ -124,6 +146,17 @@ function askName() {
 await present("preset");
 params.onChange(draw);
 setTimeout(params.insist, 3000);
+onEngine((engine) => {
+  if (JSON.stringify(engine.unsupported) === JSON.stringify(unsupported)) return;
+  unsupported = engine.unsupported;
+  params.refuse(unsupported);
+  drawList();
+});
+byId("preset-all").onchange = (event) => {
+  if (event.target.checked) localStorage.setItem(ALL, "1");
+  else localStorage.removeItem(ALL);
+  drawList();
+};
 byId("preset").onchange = (event) => load(event.target.value);
 byId("preset-restore").onclick = () => replace(valuesOf(chosen()));
 byId("preset-save").onclick = askName;

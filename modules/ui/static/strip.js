@@ -4,6 +4,13 @@ import { element, get, post } from "./net.js";
 
 let latest = { engine: null, jobs: [] };
 let menu = null;
+const listeners = [];
+
+/** Have `listener` called with the engine's state, now if it is known, and at each change. */
+export function onEngine(listener) {
+  listeners.push(listener);
+  if (latest.engine) listener(latest.engine);
+}
 
 export function drawStrip(engine, jobs) {
   latest = { engine, jobs };
@@ -14,6 +21,7 @@ export function drawStrip(engine, jobs) {
   drawJob(bar, engine, jobs);
   drawNotice(engine, jobs);
   document.body.dataset.engine = engine.phase;
+  listeners.forEach((listener) => listener(engine));
 }
 
 function drawModel(place, engine) {

@@ -10,17 +10,17 @@ from typing import Any
 
 import gradio as gr
 
-from modules.chat.drafts import Draft
-from modules.chat.prompt_files import list_prompts, read_prompt
 from modules.chat.database import storable
+from modules.chat.drafts import Draft
 from modules.context import AppContext
 from modules.errors import LanternError
 from modules.ui.components.handlers import keep_draft, listen, sentence, user_of
 from modules.ui.components.knobs import Widget, from_widgets
+from modules.ui.components.writing import token_views, tools
 from modules.ui.markdown import GrowingMarkdown
 from modules.ui.streaming import continuation, new_request_id
 
-__all__ = ["Components", "bind", "build", "count_tokens", "generate", "views"]
+__all__ = ["Components", "bind", "build", "generate", "views"]
 
 # The reply is foreign HTML: no scripts, no forms, and nothing is fetched for it.
 _FRAME = '<iframe class="html-view" sandbox="" title="The reply as HTML" srcdoc="{}"></iframe>'
@@ -35,9 +35,6 @@ class Components:
     """The widgets of this mode."""
 
     text: gr.Textbox
-    template: gr.Dropdown
-    count: gr.Button
-    counted: gr.HTML
     generate: gr.Button
     go_on: gr.Button
     stop: gr.Button
@@ -48,7 +45,7 @@ class Components:
     request: gr.State
 
 
-def build(ctx: AppContext) -> Components:
+def build() -> Components:
     """Layout."""
     with gr.Row(elem_id="default-mode", elem_classes="writing"):
         with gr.Column(elem_classes="writing-half"):
@@ -60,16 +57,7 @@ def build(ctx: AppContext) -> Components:
                 elem_classes="writing-box",
                 elem_id="default-text",
             )
-            with gr.Row(elem_classes="writing-tools"):
-                template = gr.Dropdown(
-                    list_prompts(ctx.settings.paths.prompts),
-                    value=None,
-                    label="Prompt template",
-                    elem_id="default-template",
-                    min_width=180,
-                )
-                counted = gr.HTML("", elem_classes="soft counted", elem_id="default-counted")
-                count = gr.Button("Count tokens", size="sm", min_width=110)
+            tools("default")
             with gr.Row(elem_classes="writing-buttons"):
                 start = gr.Button(
                     "Generate", variant="primary", elem_id="default-generate", min_width=90
@@ -93,10 +81,9 @@ def build(ctx: AppContext) -> Components:
                     markdown = gr.HTML("", elem_classes="reader-page", apply_default_css=False)
                 with gr.Tab("HTML", render_children=True):
                     page = gr.HTML("", elem_classes="reader-page", apply_default_css=False)
+                token_views("default")
             stats = gr.HTML("", elem_classes="soft stats-line", elem_id="default-stats")
-    return Components(
-        text, template, count, counted, start, go_on, stop, raw, markdown, page, stats, gr.State("")
-    )
+    return Components(text, start, go_on, stop, raw, markdown, page, stats, gr.State(""))
 
 
 def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget]) -> None:
@@ -116,18 +103,6 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
     async def stop(request_id: str) -> None:
         await ctx.engine.cancel(request_id)
 
-    async def count(text: str) -> str:
-        return await count_tokens(ctx, text)
-
-    async def choose(request: gr.Request, name: str | None, text: str, reply: str) -> str:
-        if not name:
-            return text
-        # What the template replaces stays in the drafts.
-        draft = Draft(text or "", reply or "")
-        await keep_draft(ctx, user_of(request), "default", draft)
-        with sentence():
-            return read_prompt(ctx.settings.paths.prompts, name)
-
     async def restore(request: gr.Request) -> tuple[str, str, str, str]:
         draft = await asyncio.to_thread(ctx.drafts.latest, user_of(request), "default")
         return draft.text, *views(draft.reply)
@@ -135,8 +110,6 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
     listen(c.generate.click, start, [c.text, *widgets], shown)
     listen(c.go_on.click, go_on, [c.text, c.raw, *widgets], shown)
     listen(c.stop.click, stop, c.request, None)
-    listen(c.count.click, count, c.text, c.counted)
-    listen(c.template.input, choose, [c.template, c.text, c.raw], c.text)
     listen(blocks.load, restore, None, [c.text, c.raw, c.markdown, c.html])
 
 
@@ -178,12 +151,3 @@ def views(reply: str) -> tuple[str, str, str]:
 def _rendered(markdown: GrowingMarkdown) -> str:
     blocks = "".join(f'<div class="block">{block}</div>' for block in markdown.blocks)
     return f'<div class="rendered">{blocks}</div>'
-
-
-async def count_tokens(ctx: AppContext, text: str) -> str:
-    """How many tokens the engine would get for `text`."""
-    try:
-        (count,) = await ctx.engine.count_tokens([text], special_tokens=True)
-    except LanternError as error:
-        return f'<span class="fault">{html.escape(str(error))}</span>'
-    return f"{count:,} tokens"

@@ -10,14 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from modules.chat.drafts import Draft
 from modules.chat.database import storable
+from modules.chat.drafts import Draft
 from modules.context import AppContext
 from modules.errors import LanternError
 from modules.ui.components.handlers import keep_draft, listen, sentence, user_of
 from modules.ui.components.knobs import Widget, from_widgets
+from modules.ui.components.writing import token_views, tools
 from modules.ui.streaming import continuation, new_request_id
-from modules.ui.tabs.default_mode import count_tokens
 
 __all__ = ["Components", "bind", "build", "generate"]
 
@@ -31,7 +31,6 @@ class Components:
     regenerate: gr.Button
     undo: gr.Button
     stop: gr.Button
-    count: gr.Button
     stats: gr.HTML
     request: gr.State
 
@@ -39,23 +38,28 @@ class Components:
 def build() -> Components:
     """Layout."""
     with gr.Column(elem_id="notebook-mode", elem_classes="writing"):
-        text = gr.Textbox(
-            show_label=False,
-            container=False,
-            placeholder="Begin a text, and the model continues it.",
-            lines=20,
-            max_lines=20,
-            elem_classes="writing-box",
-            elem_id="notebook-text",
-        )
+        with gr.Tabs(elem_classes="reader"):
+            with gr.Tab("Raw"):
+                text = gr.Textbox(
+                    show_label=False,
+                    container=False,
+                    placeholder="Begin a text, and the model continues it.",
+                    lines=20,
+                    max_lines=20,
+                    elem_classes="writing-box",
+                    elem_id="notebook-text",
+                )
+            token_views("notebook")
+        tools("notebook")
         with gr.Row(elem_classes="writing-buttons"):
-            start = gr.Button("Generate", variant="primary", elem_id="notebook-generate")
-            again = gr.Button("Regenerate", elem_id="notebook-regenerate")
-            undo = gr.Button("Undo", elem_id="notebook-undo")
-            stop = gr.Button("■ Stop", elem_id="notebook-stop", interactive=False)
-            count = gr.Button("Count tokens", elem_id="notebook-count")
+            start = gr.Button(
+                "Generate", variant="primary", elem_id="notebook-generate", min_width=90
+            )
+            again = gr.Button("Regenerate", elem_id="notebook-regenerate", min_width=90)
+            undo = gr.Button("Undo", elem_id="notebook-undo", min_width=90)
+            stop = gr.Button("■ Stop", elem_id="notebook-stop", interactive=False, min_width=90)
         stats = gr.HTML("", elem_classes="soft stats-line", elem_id="notebook-stats")
-    return Components(text, start, again, undo, stop, count, stats, gr.State(""))
+    return Components(text, start, again, undo, stop, stats, gr.State(""))
 
 
 def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget]) -> None:
@@ -79,9 +83,6 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
     async def stop(request_id: str) -> None:
         await ctx.engine.cancel(request_id)
 
-    async def count(text: str) -> str:
-        return await count_tokens(ctx, text)
-
     async def restore(request: gr.Request) -> str:
         return (await asyncio.to_thread(ctx.drafts.latest, user_of(request), "notebook")).text
 
@@ -89,7 +90,6 @@ def bind(ctx: AppContext, blocks: gr.Blocks, c: Components, widgets: list[Widget
     listen(c.regenerate.click, again, [c.text, *widgets], shown)
     listen(c.undo.click, undo, c.text, c.text)
     listen(c.stop.click, stop, c.request, None)
-    listen(c.count.click, count, c.text, c.stats)
     listen(blocks.load, restore, None, c.text)
 
 

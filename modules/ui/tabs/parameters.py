@@ -38,8 +38,26 @@ _HEAD = """
       title="Set every knob to what Lantern starts with">Defaults</button>
   </span>
 </div>
+<label id="preset-filter" class="soft" hidden><input type="checkbox" id="preset-all"> List presets
+  that the loaded model cannot serve</label>
 <p id="preset-about" class="soft" role="status"></p>
 <div id="parameter-chips" class="chips" role="group" aria-label="What differs from neutral"></div>
+"""
+
+_CHART = """
+<section class="next-token" aria-labelledby="next-token-title">
+  <header>
+    <h3 id="next-token-title">Next token</h3>
+    <select id="next-source" aria-label="What the chart is about">
+      <option value="chat">in this chat</option>
+      <option value="notebook">in the notebook</option>
+      <option value="sentence">of a sentence</option>
+    </select>
+  </header>
+  <input id="next-sentence" type="text" maxlength="2000" aria-label="The sentence" hidden>
+  <p id="next-token-about" class="soft"></p>
+  <div id="next-token-chart" class="logits-view"></div>
+</section>
 """
 
 
@@ -58,6 +76,7 @@ def build() -> Components:
         apply = gr.Button("Apply", elem_id="parameters-apply", visible="hidden")
         with gr.Column(elem_id="parameters-groups"):
             widgets = build_widgets()
+        gr.HTML(_CHART, elem_id="next-token", apply_default_css=False)
     return Components(widgets, apply)
 
 

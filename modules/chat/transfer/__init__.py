@@ -1,0 +1,1 @@
+"""Chats in files: what is written, and what is read."""

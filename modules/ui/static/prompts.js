@@ -1,0 +1,90 @@
+// Prompts: texts in prompts/ that are chosen, saved and deleted beside what is written.
+
+import { element, get, post, present, say } from "./net.js";
+
+const pickers = [];
+let names = [];
+let maySave = false;
+
+/** Run the prompt tools of a mode; `text` gives what is written there, and `set` replaces it. */
+export async function addPrompts(mode, text, set) {
+  const select = await present(`${mode}-prompt`);
+  const [save, remove] = ["save", "delete"].map((what) => document.getElementById(`${mode}-prompt-${what}`));
+  pickers.push({ select, save, remove });
+  select.onchange = async () => {
+    const found = await post("prompts/read", { name: select.value });
+    if (found) set(found.text);
+    draw();
+  };
+  save.onclick = () => askName(text(), select);
+  remove.onclick = () => deletePrompt(select);
+  if (pickers.length === 1) refresh();
+  else draw();
+}
+
+async function refresh() {
+  const found = await get("prompts");
+  if (!found) return;
+  names = found.names;
+  maySave = found.may_save;
+  draw();
+}
+
+function draw() {
+  for (const { select, save, remove } of pickers) {
+    const chosen = names.includes(select.value) ? select.value : "";
+    if ([...select.options].map((one) => one.value).join("\n") !== ["", ...names].join("\n")) {
+      const none = element("option", { value: "", disabled: true }, "Choose a prompt");
+      select.replaceChildren(none, ...names.map((name) => element("option", { value: name }, name)));
+    }
+    select.value = chosen;
+    save.hidden = !maySave;
+    remove.hidden = !maySave || !chosen;
+  }
+}
+
+async function deletePrompt(select) {
+  const name = select.value;
+  const found = await post("prompts/read", { name }, () => {}); // a damaged one goes without a way back
+  if (!(await post("prompts/delete", { name }))) return;
+  await refresh();
+  const undo = async () => {
+    if (!(await post("prompts/save", { name, text: found.text }))) return;
+    await refresh();
+    select.value = name;
+    draw();
+  };
+  say(`The prompt ${name} is deleted.`, "", found && undo);
+}
+
+function askName(text, select) {
+  const box = element("input", { id: "prompt-name", value: select.value, maxLength: 120, autocomplete: "off" });
+  const told = element("p", { className: "soft", role: "status" });
+  const button = element("button", { className: "primary" }, "Save");
+  const cancel = element("button", { type: "button", className: "quiet" }, "Cancel");
+  const form = element("form", {}, element("label", { htmlFor: "prompt-name" }, "Name of the prompt"), box, told, element("div", { className: "row-end" }, cancel, button));
+  const dialog = element("dialog", { className: "keys preset-dialog", ariaLabel: "Save a prompt" }, element("h2", {}, "Save a prompt"), form);
+  const tell = (words, fault = false) => ((told.textContent = words), told.classList.toggle("fault", fault));
+  box.oninput = () => {
+    const there = names.includes(box.value.trim());
+    button.textContent = there ? "Replace" : "Save";
+    tell(there ? "The prompt of this name is replaced." : "It is kept as a text file in prompts/.");
+  };
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    const name = box.value.trim();
+    const replace = names.includes(name);
+    if (!(await post("prompts/save", { name, text, replace }, (words) => (tell(words, true), refresh())))) return;
+    dialog.close();
+    await refresh();
+    select.value = name;
+    draw();
+  };
+  cancel.onclick = () => dialog.close();
+  dialog.onclose = () => dialog.remove();
+  dialog.onkeydown = (event) => event.stopPropagation(); // Esc closes this, and stops no reply
+  document.body.append(dialog);
+  box.oninput();
+  dialog.showModal();
+  box.select();
+}
