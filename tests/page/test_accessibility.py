@@ -47,6 +47,34 @@ def test_no_tab_has_a_serious_fault(page: Page, served: Served, theme: str, size
     assert faults == []
 
 
+# What opens each dialog or menu over the chat.
+OPENERS = {
+    "branches": "[data-act=tree]",
+    "characters": "[data-act=characters]",
+    "profile": "[data-act=profile]",
+    "inspector": "[data-act=context]",
+    "about the reply": "[data-act=about]",
+    "composer menu": "[data-act=composer-menu]",
+    "keys": "[data-act=help]",
+}
+
+
+@pytest.mark.parametrize(("theme", "size"), [("dark", "wide"), ("light", "phone")])
+def test_no_dialog_has_a_serious_fault(page: Page, served: Served, theme: str, size: str) -> None:
+    open_page(page, served, theme, size)
+    page.fill("#composer-text", "Hi")
+    page.press("#composer-text", "Enter")
+    expect(page.locator(".message.assistant.complete")).to_have_count(1)
+    faults = []
+    for name, opener in OPENERS.items():
+        page.locator(opener).first.dispatch_event("click")  # some are folded away on a phone
+        expect(page.locator("dialog[open], .menu:popover-open")).to_have_count(1)
+        page.wait_for_timeout(300)  # for what it fetches
+        faults += [f"{name}: {fault}" for fault in serious_faults(page)]
+        page.keyboard.press("Escape")
+    assert faults == []
+
+
 def test_a_fault_would_be_found(page: Page, served: Served) -> None:
     open_page(page, served, "light", "wide")
     page.evaluate("() => document.body.append(document.createElement('button'))")

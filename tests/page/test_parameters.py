@@ -101,3 +101,19 @@ def test_a_preset_is_saved_found_again_deleted_and_brought_back(page: Page, serv
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#preset")).to_have_value("Mine")
     assert "temperature: 1.25" in file.read_text()
+
+
+def test_the_text_of_a_form_is_asked_for_where_there_is_one(page: Page, served: Served) -> None:
+    open_parameters(page, served)
+    text = page.locator("#knob-structure_text textarea")
+    expect(text).to_be_hidden()
+    page.locator("#knob-structure input").click()
+    page.get_by_role("option", name="regex").click()
+    text.fill("[a-z]+")
+    text.press("Tab")
+    page.click("button[role=tab]:has-text('Text generation')")
+    page.fill("#composer-text", "Hi")
+    page.press("#composer-text", "Enter")
+    expect(page.locator(".message.assistant.complete")).to_have_count(1)
+    params = served.engine.requests[-1].params
+    assert (params.structure, params.structure_text) == ("regex", "[a-z]+")

@@ -71,7 +71,8 @@ def _widget(name: str, knob: Knob, value: Any) -> Widget:
         case "strings":
             return gr.Textbox(value="\n".join(map(_escaped, value)), lines=2, max_lines=6, **about)
         case "text":
-            return gr.Textbox(value=value, lines=2, max_lines=12, **about)
+            example = knob.example
+            return gr.Textbox(value=value, lines=2, max_lines=12, placeholder=example, **about)
         case "choice":
             return gr.Dropdown(list(knob.choices), value=value, **about)
         case "integer" if knob.maximum >= 2**31 - 1:

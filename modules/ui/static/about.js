@@ -2,7 +2,7 @@
 
 import { acts, onHead, state } from "./chat_state.js";
 import { copy, element, get, post, say } from "./net.js";
-import { button, openSheet } from "./sheet.js";
+import { button, openSheet } from "./dialogs.js";
 
 let replay = null; // { chat, message, told, again }: the replay that is being written
 

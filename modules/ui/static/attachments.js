@@ -3,7 +3,7 @@
 import { acts, byId, ensureChat, onHead, onOpen, state } from "./chat_state.js";
 import { preview } from "./composer.js";
 import { element, get, post, present, say } from "./net.js";
-import { openSheet } from "./sheet.js";
+import { openSheet } from "./dialogs.js";
 
 const reading = []; // names of files that are on their way
 const tokens = new Map(); // by id and model

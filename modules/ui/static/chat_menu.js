@@ -43,7 +43,7 @@ function moveChat(chat) {
   const others = folders().filter((name) => name !== chat.folder);
   const choices = others.map((name) => ({ text: name, value: name }));
   if (chat.folder) choices.push({ text: "Out of its folder", value: "" });
-  ask("Move to a folder", { label: "New folder", button: "Move", choices, done: move });
+  ask("Move to a folder", { label: "New folder", save: "Move", choices, done: move });
 }
 
 async function copyChat(id) {

@@ -4,7 +4,7 @@ import { acts, actOn, byId, state, withValues } from "./chat_state.js";
 import { preview } from "./composer.js";
 import { messages } from "./messages.js";
 import { element, post } from "./net.js";
-import { button, openSheet } from "./sheet.js";
+import { button, openSheet } from "./dialogs.js";
 
 const KINDS = { character: "Character", system: "System", file: "File", user: "You", assistant: "Reply" };
 const PARTS = [

@@ -59,6 +59,8 @@ window.lanternParams = (() => {
       if (!open.includes(group)) hidden.push(...folded);
       drawFold(group, members, folded.length, open.includes(group));
     }
+    const form = values[facts.findIndex((fact) => fact.name === "structure")];
+    if (form === "none" || form === "json") hidden.push({ name: "structure_text" });
     let style = document.getElementById("folded-knobs");
     if (!style) {
       style = document.createElement("style");
