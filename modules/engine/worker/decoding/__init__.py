@@ -1,0 +1,1 @@
+"""Methods of decoding: what becomes of the logits that the runner computes."""
