@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from modules.api.errors import ApiError
 from modules.api.parameters import reply_limit, sampling_params
 from modules.api.requests import Body, ChatBody, CompletionBody
+from modules.api.structure import structure_option
 from modules.chat.prompt import loaded_model, render_chat, usable_context
 from modules.chat.template_choice import TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob
+from modules.errors import InvalidInputError
 
 __all__ = [
     "Job",
@@ -32,12 +34,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one HTTP request asks of the engine: choices one after the other."""
+    """What one HTTP request asks of the engine: choices one after the other.
+
+    `structure_option` is the option that says what form a reply has, where one does.
+    """
 
     engine: EngineClient
     model: str
     choices: tuple[GenerateRequest, ...]
     prompts: int
+    structure_option: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,8 @@ async def _job(engine: EngineClient, info: ModelInfo, body: Body, prompts: _Prom
         _check_length(body, tokens, context)
         params = prompts.params.replace(max_new_tokens=reply_limit(body, context - tokens))
         choices += _choices(prompts, text, params, body.n or 1)
-    return Job(engine, info.name, tuple(choices), len(prompts.texts))
+    option = structure_option(body.model_extra or {})
+    return Job(engine, info.name, tuple(choices), len(prompts.texts), option)
 
 
 def _choices(
@@ -148,8 +155,12 @@ async def pieces(job: Job) -> AsyncGenerator[Piece, None]:
     """What the engine says of each choice in turn. Closing it cancels the running one."""
     for index, request in enumerate(job.choices):
         async with _closing(job.engine.generate(request)) as items:
-            async for item in items:
-                yield Piece(index, item)
+            try:
+                async for item in items:
+                    yield Piece(index, item)
+            except InvalidInputError as error:
+                field = job.structure_option or error.field
+                raise InvalidInputError(error.message, error.remedy, field) from None
 
 
 @asynccontextmanager

@@ -8,10 +8,9 @@ is not there is refused, never ignored.
 
 from __future__ import annotations
 
-from typing import Any
-
 from modules.api.errors import ApiError
 from modules.api.requests import Body
+from modules.api.structure import STRUCTURE_OPTIONS, structure_params
 from modules.engine.params import SamplingParams, knobs
 
 __all__ = ["reply_limit", "sampling_params"]
@@ -37,7 +36,6 @@ _ONLY_NEUTRAL: dict[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -53,9 +51,10 @@ def sampling_params(body: Body) -> SamplingParams:
     Raises ApiError for options unknown or not supported, InvalidInputError for values.
     """
     names = knobs()
-    changes: dict[str, Any] = {}
-    for name, value in (body.model_extra or {}).items():
-        if value is None:
+    options = body.model_extra or {}
+    changes = structure_params(options)
+    for name, value in options.items():
+        if value is None or name in STRUCTURE_OPTIONS:
             continue
         if name in names:
             changes[name] = _as_lines(value) if name == "logit_bias" else value

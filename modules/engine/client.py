@@ -13,10 +13,13 @@ from typing import Literal, Protocol
 from modules.engine.mix import Mix, checked_mix, checked_weight, require_applied
 from modules.engine.protocol import (
     AdapterInfo,
+    Encoded,
     Finished,
     GenerateRequest,
     LoadModel,
     ModelInfo,
+    NextTokens,
+    NextTokensFound,
     TokenChunk,
 )
 from modules.errors import LanternError
@@ -150,6 +153,17 @@ class EngineClient(Protocol):
 
     async def count_tokens(self, texts: list[str], special_tokens: bool = False) -> list[int]:
         """Tokens in each text. Raises EngineError."""
+        ...
+
+    async def encode(self, text: str, special_tokens: bool = False) -> Encoded:
+        """The tokens of a text. Raises EngineError."""
+        ...
+
+    async def next_tokens(self, command: NextTokens) -> NextTokensFound:
+        """What the first token of a reply may be; cancelling ends the question.
+
+        Raises as `generate` does, and EngineError where a newer question took its place.
+        """
         ...
 
     async def close(self) -> None:

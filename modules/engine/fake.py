@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,15 @@ from pathlib import Path
 from modules.engine.client import EngineState
 from modules.engine.protocol import (
     AdapterInfo,
+    Encoded,
     Finished,
     FinishReason,
     GenerateRequest,
     LoadModel,
     ModelInfo,
+    NextToken,
+    NextTokens,
+    NextTokensFound,
     TokenChunk,
     TokenLogprob,
     Usage,
@@ -63,6 +68,7 @@ class FakeEngine:
     state: EngineState = field(default_factory=EngineState)
     changed: Signal = field(default_factory=Signal)
     requests: list[GenerateRequest] = field(default_factory=list)
+    looks: list[NextTokens] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     _cancelled: set[str] = field(default_factory=set)
 
@@ -100,7 +106,7 @@ class FakeEngine:
             context_length=self.context_length,
             memory=4_000,
             chat_template=CHATML,
-            special_tokens={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+            special_tokens={"eos_token": "<|im_end|>"},
         )
         self._become(EngineState("ready", command.path, info=info, command=command))
         return info
@@ -157,14 +163,8 @@ class FakeEngine:
         self._require_model()
         request = replace(request, adapters=self.state.mix_of(request))
         self.requests.append(request)
-        prompt_tokens = _count(request.prompt) + request.special_tokens
+        prompt_tokens = self._require_room(request)
         room = self.context_length - prompt_tokens
-        if room < 1:
-            raise PromptTooLongError(
-                f"The prompt has {prompt_tokens:,} tokens, and the context holds "
-                f"{self.context_length:,}.",
-                "Shorten it.",
-            )
         started = time.perf_counter()
         self.running.add(request.id)
         try:
@@ -207,6 +207,30 @@ class FakeEngine:
         self._require_model()
         return [_count(text) + special_tokens for text in texts]
 
+    async def encode(self, text: str, special_tokens: bool = False) -> Encoded:
+        """The words of a text; a word has the same id everywhere."""
+        self._require_model()
+        words = [*(["<|im_start|>"] if special_tokens else []), *_TOKEN.findall(text)]
+        return Encoded("", tuple(zlib.crc32(w.encode()) % 1000 for w in words), tuple(words))
+
+    async def next_tokens(self, command: NextTokens) -> NextTokensFound:
+        """The words of the reply, each half as likely as the one before it."""
+        self._require_model()
+        self.state.mix_of(command.request)
+        self.looks.append(command)
+        prompt_tokens = self._require_room(command.request)
+        await asyncio.sleep(self.delay)
+        params = command.request.params
+        words = _TOKEN.findall(self.reply(command.request))[: command.count]
+        before = [0.5 ** (place + 1) for place in range(len(words))]
+        kept = 1 if params.greedy else min(params.top_k or len(words), len(words))
+        weights = [p ** (1 / (params.temperature or 1)) for p in before[:kept]]
+        after = [w / sum(weights) for w in weights] + [0.0] * (len(words) - kept)
+        tokens = zip(range(len(words)), words, before, after, strict=True)
+        return NextTokensFound(
+            command.id, tuple(NextToken(*t) for t in tokens), kept, 1000, prompt_tokens
+        )
+
     async def close(self) -> None:
         """Nothing is held."""
         await self.unload()
@@ -218,6 +242,16 @@ class FakeEngine:
     def _require_model(self) -> None:
         if self.state.phase != "ready":
             raise NoModelError
+
+    def _require_room(self, request: GenerateRequest) -> int:
+        """The tokens of the prompt, if a reply has room after it."""
+        tokens = _count(request.prompt) + request.special_tokens
+        if tokens >= self.context_length:
+            raise PromptTooLongError(
+                f"The prompt has {tokens:,} tokens, and the context holds {self.context_length:,}.",
+                "Shorten it.",
+            )
+        return tokens
 
     def _require_alive(self) -> None:
         if self.state.phase == "crashed" and self.state.error is not None:

@@ -22,6 +22,8 @@ from modules.engine.protocol import (
     Cancel,
     Command,
     CountTokens,
+    Encode,
+    Encoded,
     Event,
     Failed,
     Finished,
@@ -32,6 +34,8 @@ from modules.engine.protocol import (
     LoadModel,
     LoadProgress,
     ModelInfo,
+    NextTokens,
+    NextTokensFound,
     TokenChunk,
     TokenCounts,
     UnloadAdapter,
@@ -41,6 +45,7 @@ from modules.engine.worker_process import WorkerProcess
 from modules.errors import (
     AdapterError,
     EngineError,
+    InvalidInputError,
     LanternError,
     LoadFailedError,
     NoModelError,
@@ -162,6 +167,26 @@ class LocalEngine:
         counts: list[int] = await self._answer(count_id, command)
         return counts
 
+    async def encode(self, text: str, special_tokens: bool = False) -> Encoded:
+        """The tokens of a text, at once even while replies run. Raises EngineError."""
+        key = uuid.uuid4().hex
+        encoded: Encoded = await self._answer(key, Encode(key, text, special_tokens))
+        return encoded
+
+    async def next_tokens(self, command: NextTokens) -> NextTokensFound:
+        """What the first token of a reply may be. Raises EngineError or AdapterError."""
+        worker = self._ready_worker()
+        request = command.request
+        request = replace(request, adapters=self.state.mix_of(request))
+        try:
+            found: NextTokensFound = await self._answer(
+                request.id, replace(command, request=request)
+            )
+        except asyncio.CancelledError:
+            worker.send(Cancel(request.id))
+            raise
+        return found
+
     async def load_adapter(self, name: str, path: str) -> AdapterInfo:
         """Lay a LoRA over the model, between two tokens of the replies that run.
 
@@ -267,6 +292,8 @@ class LocalEngine:
                 self._fail_one(key, _error_of(event))
             case TokenCounts(id=key, counts=counts):
                 self._settle(key, list(counts))
+            case Encoded(id=key) | NextTokensFound(id=key):
+                self._settle(key, event)
             case AdapterLoaded(id=key, info=adapter):
                 self._become(self.state.with_adapter(adapter))
                 self._settle(key, adapter)
@@ -316,6 +343,8 @@ def _unloaded() -> EngineError:
 
 
 def _error_of(event: Failed) -> LanternError:
+    if event.kind == "InvalidInputError":
+        return InvalidInputError(event.message, event.remedy, event.field)
     kinds = {"PromptTooLongError": PromptTooLongError, "AdapterError": AdapterError}
     kind: type[LanternError] = kinds.get(event.kind, EngineError)
     return kind(event.message, event.remedy)

@@ -23,8 +23,10 @@ GROUPS = (
     "Temperature",
     "Cut-offs",
     "Repetition",
+    "Structure",
     "Length and stopping",
     "Distribution",
+    "Decoding",
     "Expert",
 )
 """The order of the groups in the page."""
@@ -408,6 +410,65 @@ class SamplingParams:
         help="How much of the reply the adaptive target averages over; higher is more.",
         source="https://github.com/ggml-org/llama.cpp/pull/17927",
     )
+    guidance_scale: float = _number(
+        1.0,
+        (-0.5, 2.5, 0.05),
+        label="Guidance scale",
+        group="Decoding",
+        help="Above 1 the reply keeps away from what the negative prompt would bring, below 1 "
+        "it comes nearer; 1 is off, and anything else takes twice the time.",
+        source="https://arxiv.org/abs/2306.17806",
+    )
+    negative_prompt: str = _text(
+        10_000,
+        label="Negative prompt",
+        group="Decoding",
+        help="What guidance keeps away from, as plain text; empty, it is the last token of the "
+        "prompt alone.",
+        source="https://arxiv.org/abs/2306.17806",
+    )
+    penalty_alpha: float = _number(
+        0.0,
+        (0, 5, 0.05),
+        label="Contrastive penalty",
+        group="Decoding",
+        help="Contrastive search: of the top k tokens, avoids those that say again what was "
+        "said; 0 is off, 0.6 usual, with top k 4 and sampling off.",
+        source="https://arxiv.org/abs/2202.06417",
+    )
+    num_beams: int = _integer(
+        1,
+        (1, 20, 1),
+        label="Beams",
+        group="Decoding",
+        help="Beam search: this many replies grow at once, with sampling off, and the likeliest "
+        "is shown; 1 is off.",
+        source="https://huggingface.co/blog/how-to-generate#beam-search",
+    )
+    length_penalty: float = _number(
+        1.0,
+        (-5, 5, 0.1),
+        label="Length penalty",
+        group="Decoding",
+        help="Beam search prefers longer replies above 0, and shorter ones below.",
+        source="https://huggingface.co/docs/transformers/main_classes/text_generation",
+    )
+    early_stopping: bool = _switch(
+        False,
+        label="Stop beams early",
+        group="Decoding",
+        help="Beam search ends as soon as there are as many whole replies as beams.",
+        source="https://huggingface.co/docs/transformers/main_classes/text_generation",
+    )
+    prompt_lookup_num_tokens: int = _integer(
+        0,
+        (0, 10, 1),
+        label="Prompt lookup",
+        group="Decoding",
+        help="Guesses up to this many tokens from what followed the same words before: the same "
+        "reply, sooner where it repeats its prompt; 0 is off.",
+        source="https://github.com/apoorvumang/prompt-lookup-decoding",
+    )
     seed: int = _integer(
         -1,
         (-1, 2**31 - 1, 1),
@@ -448,6 +509,24 @@ class SamplingParams:
         group="Expert",
         choices=SAMPLERS,
         help="Samplers that work first, one a line; the others follow in their usual order.",
+    )
+    structure: str = _choice(
+        "none",
+        ("none", "json", "json_schema", "regex", "gbnf"),
+        label="Form of the reply",
+        group="Structure",
+        help="The reply keeps to it, whatever the other knobs say: any JSON object, or the JSON "
+        "schema, regular expression or grammar below.",
+        source="https://github.com/guidance-ai/llguidance",
+    )
+    structure_text: str = _text(
+        65_536,
+        label="Schema, expression or grammar",
+        group="Structure",
+        example='{"enum": ["yes", "no"]}',
+        help="A JSON schema, a regular expression for the whole reply, or a grammar as llama.cpp "
+        "has them (GBNF); not used with none and json.",
+        source="https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md",
     )
 
     def __post_init__(self) -> None:

@@ -31,7 +31,17 @@ __all__ = [
     "save_preset",
 ]
 
-_NOT_SAMPLING = frozenset({"max_new_tokens", "stop", "seed", "truncation_length"})
+_NOT_SAMPLING = frozenset(
+    {
+        "max_new_tokens",
+        "stop",
+        "seed",
+        "truncation_length",
+        "negative_prompt",
+        "structure",
+        "structure_text",
+    }
+)
 _FIRST = ("Balanced", "Precise", "Creative")
 _ABOUT_CHARS = 200
 

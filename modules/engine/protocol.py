@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from modules.engine.methods import require_possible
 from modules.engine.params import SamplingParams
 from modules.loader.options import LoadOptions
 
@@ -20,6 +21,8 @@ __all__ = [
     "Cancel",
     "Command",
     "CountTokens",
+    "Encode",
+    "Encoded",
     "Event",
     "Failed",
     "FinishReason",
@@ -31,6 +34,9 @@ __all__ = [
     "LoadProgress",
     "Loaded",
     "ModelInfo",
+    "NextToken",
+    "NextTokens",
+    "NextTokensFound",
     "TokenChunk",
     "TokenCounts",
     "TokenLogprob",
@@ -84,7 +90,8 @@ class GenerateRequest:
     false for what a chat template rendered. `logprobs` asks for the log-probability
     of each token and of this many alternatives; None asks for none. `adapters` are names
     and weights of loaded LoRAs; None takes those that are applied to every request. `stop`
-    are the stop strings of the prompt's format, beside those of `params`.
+    are the stop strings of the prompt's format, beside those of `params`. Raises
+    InvalidInputError for parameters that cannot be had together.
     """
 
     id: str
@@ -94,6 +101,9 @@ class GenerateRequest:
     logprobs: int | None = None
     adapters: tuple[tuple[str, float], ...] | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_possible(self.params)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -117,7 +127,43 @@ class CountTokens:
     special_tokens: bool = False
 
 
-Command = LoadModel | LoadAdapter | UnloadAdapter | GenerateRequest | Cancel | CountTokens
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Ask for the tokens of a text, with the special tokens as in a request."""
+
+    id: str
+    text: str
+    special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """Ask what the first token of the reply to `request` may be, and draw none.
+
+    A later question of the same `asker` takes the place of this one, which then fails.
+    `count` tokens are told, from 1 to 100.
+    """
+
+    request: GenerateRequest
+    count: int = 20
+    asker: str = ""
+
+    @property
+    def id(self) -> str:
+        """The id of the request."""
+        return self.request.id
+
+
+Command = (
+    LoadModel
+    | LoadAdapter
+    | UnloadAdapter
+    | GenerateRequest
+    | Cancel
+    | CountTokens
+    | Encode
+    | NextTokens
+)
 
 
 # -- events -----------------------------------------------------------------------------
@@ -139,6 +185,8 @@ class ModelInfo:
     chat_template: str | None
     special_tokens: dict[str, str] = field(default_factory=dict)
     """`bos_token`, `eos_token` and the like, for the chat template."""
+    unsupported: tuple[str, ...] = ()
+    """The sampling parameters that this model cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +299,15 @@ class Finished:
 class Failed:
     """The last event of a request that could not be served.
 
-    `kind` names the class in modules.errors that the client raises.
+    `kind` names the class in modules.errors that the client raises, and `field` the parameter
+    at fault, where it is one.
     """
 
     id: str
-    kind: Literal["EngineError", "PromptTooLongError", "AdapterError"]
+    kind: Literal["EngineError", "PromptTooLongError", "AdapterError", "InvalidInputError"]
     message: str
     remedy: str
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +316,43 @@ class TokenCounts:
 
     id: str
     counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The answer to `Encode`. Joined, `texts` are the text, where the tokenizer can tell.
+
+    A token that holds a part of a character has an empty text, and the last one of the
+    character has it all.
+    """
+
+    id: str
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """A token with its probability under the model alone, and that with which it is drawn."""
+
+    id: int
+    text: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokensFound:
+    """The answer to `NextTokens`: the likeliest `tokens` before or after the parameters.
+
+    The likeliest before is the first. `kept` of the `vocabulary` can be drawn.
+    """
+
+    id: str
+    tokens: tuple[NextToken, ...]
+    kept: int
+    vocabulary: int
+    prompt_tokens: int
 
 
 Event = (
@@ -278,4 +365,6 @@ Event = (
     | Finished
     | Failed
     | TokenCounts
+    | Encoded
+    | NextTokensFound
 )

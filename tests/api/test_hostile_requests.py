@@ -103,6 +103,7 @@ LIKELY = st.sampled_from(
 OPTIONS = [
     *("model", "n", "stream", "stream_options", "logprobs", "top_logprobs", "max_tokens", "user"),
     *("echo", "best_of", "tools", "presence_penalty", "response_format", "logit_bias"),
+    *("grammar", "grammar_string"),
 ]
 NAMES = st.sampled_from([*knobs(), *OPTIONS]) | st.text(max_size=10)
 MESSAGE = st.fixed_dictionaries(

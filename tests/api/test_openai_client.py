@@ -7,13 +7,16 @@ import json
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import GenerateRequest
+from modules.errors import InvalidInputError
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
+LONG = "x" * 65_536
 
 
 def ask(api: Any, **options: Any) -> Any:
@@ -211,6 +214,68 @@ def test_penalties_and_biases_of_openai_are_taken_over(api: Any) -> None:
     assert params.logit_bias == ("5:-100", "6:1.500")
 
 
+@pytest.mark.parametrize(
+    ("options", "structure", "text"),
+    [
+        ({"response_format": {"type": "text"}}, "none", ""),
+        ({"response_format": {"type": "json_object"}}, "json", ""),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "strict": True, "schema": {"const": "é"}},
+                }
+            },
+            "json_schema",
+            '{"const": "é"}',
+        ),
+        ({"extra_body": {"grammar_string": "root ::= x"}}, "gbnf", "root ::= x"),
+        ({"extra_body": {"grammar": "root ::= x", "grammar_string": ""}}, "gbnf", "root ::= x"),
+        ({"extra_body": {"structure": "regex", "structure_text": "a+"}}, "regex", "a+"),
+    ],
+)
+def test_the_form_of_a_reply_is_asked_for_as_elsewhere(
+    api: Any, options: dict[str, Any], structure: str, text: str
+) -> None:
+    ask(api, **options)
+    params = api.engine.requests[0].params
+    assert (params.structure, params.structure_text) == (structure, text)
+
+
+def test_a_model_of_pydantic_is_a_form(api: Any) -> None:
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    api.engine.reply = lambda request: '{"name": "Ada", "age": 36}'
+    answer = api.client.chat.completions.parse(
+        model="fake-model", messages=QUESTION, response_format=Person
+    )
+    assert answer.choices[0].message.parsed == Person(name="Ada", age=36)
+    assert api.engine.requests[0].params.structure == "json_schema"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"extra_body": {"grammar_string": "x"}}, "grammar_string"),
+        ({"extra_body": {"structure": "regex", "structure_text": "("}}, "structure_text"),
+    ],
+)
+def test_a_form_that_the_engine_refuses_is_named_as_it_was_given(
+    api: Any, options: dict[str, Any], param: str, stream: bool
+) -> None:
+    def refuse(request: GenerateRequest) -> str:
+        raise InvalidInputError("It cannot be used.", "Correct it.", "structure_text")
+
+    api.engine.reply = refuse
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(api, stream=stream, **options)
+    assert (caught.value.param, caught.value.code) == (param, "invalid_value")
+
+
 # -- refusals ------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -222,7 +287,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too many choices": ({"n": 9}, "n"),
     "penalty": ({"presence_penalty": 2.5}, "presence_penalty"),
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-    "JSON mode": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "response format": ({"response_format": {"type": "xml"}}, "response_format"),
+    "format without a schema": ({"response_format": {"type": "json_schema"}}, "response_format"),
+    "schema too long": (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {"const": "x" * 65_536}},
+            }
+        },
+        "response_format",
+    ),
+    "two forms": (
+        {"response_format": {"type": "json_object"}, "extra_body": {"grammar": "root ::= []"}},
+        "grammar",
+    ),
+    "form twice": ({"extra_body": {"grammar": "x", "structure": "json"}}, "grammar"),
+    "grammar as number": ({"extra_body": {"grammar_string": 5}}, "grammar_string"),
+    "unknown form": ({"extra_body": {"structure": "xml"}}, "structure"),
     "logit bias": ({"logit_bias": {"50256": -101}}, "logit_bias"),
     "logit bias of a word": ({"logit_bias": {"cat": 1}}, "logit_bias"),
     "unknown option": ({"extra_body": {"mirostat": 2}}, "mirostat"),

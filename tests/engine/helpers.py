@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from modules.engine.protocol import (
 )
 from modules.engine.worker.runner import Runner
 from modules.engine.worker.scheduler import Scheduler
-from modules.engine.worker.sequence import Sequence
+from modules.engine.worker.sequence import Sequence, Track
 
 __all__ = ["ENDLESS", "PROMPT", "Reply", "Spy", "ask", "collect", "serve"]
 
@@ -93,20 +93,29 @@ class Spy:
         self.poison: dict[str, float] = {}
         self.out_of_memory: set[str] = set()
 
-    def start(self, seq: Sequence) -> int:
-        return self.inner.start(seq)
+    def start(self, track: Track) -> int:
+        return self.inner.start(track)
 
-    def prefill(self, seq: Sequence, count: int) -> Tensor | None:
-        return self.inner.prefill(seq, count)
+    def prefill(self, track: Track, count: int) -> Tensor | None:
+        return self.inner.prefill(track, count)
 
-    def decode(self, seqs: list[Sequence]) -> Tensor:
-        logits = self.inner.decode(seqs)
-        for row, seq in zip(logits, seqs, strict=True):
-            if seq.id in self.poison:
-                row[3] = self.poison[seq.id]
-            if seq.id in self.out_of_memory:
-                seq.error = torch.OutOfMemoryError("CUDA out of memory")
+    def decode(self, tracks: Collection[Track]) -> Tensor:
+        logits = self.inner.decode(tracks)
+        for row, track in zip(logits, tracks, strict=True):
+            if track.id in self.poison:
+                row[3] = self.poison[track.id]
+            if track.id in self.out_of_memory:
+                track.error = torch.OutOfMemoryError("CUDA out of memory")
         return logits
+
+    def extend(self, track: Track, ids: list[int]) -> Tensor:
+        return self.inner.extend(track, ids)
+
+    def rewind(self, track: Track, length: int) -> None:
+        self.inner.rewind(track, length)
+
+    def fork(self, track: Track, copy: Track) -> None:
+        self.inner.fork(track, copy)
 
     def load_adapter(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
         return self.inner.load_adapter(name, folder, probe)
@@ -114,6 +123,7 @@ class Spy:
     def unload_adapter(self, name: str) -> None:
         self.inner.unload_adapter(name)
 
-    def release(self, seq: Sequence) -> None:
-        self.replies[seq.id] = seq.token_ids[seq.prompt_tokens :]
-        self.inner.release(seq)
+    def release(self, track: Track, keep: bool = True) -> None:
+        if isinstance(track, Sequence):
+            self.replies[track.id] = track.token_ids[track.prompt_tokens :]
+        self.inner.release(track, keep)

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from modules.engine.local import LocalEngine
-from modules.engine.protocol import Finished, LoadModel, TokenChunk
+from modules.engine.protocol import Finished, LoadModel, NextTokens, TokenChunk
 from modules.errors import (
+    AdapterError,
     EngineError,
     LoadFailedError,
     NoModelError,
@@ -76,6 +77,21 @@ async def test_a_model_loads_answers_and_leaves_no_process(
     await engine.unload()
     assert engine.state.phase == "empty"
     assert not alive(pid)
+
+
+async def test_tokens_and_what_may_follow_them_are_told(loaded: LocalEngine) -> None:
+    encoded = await loaded.encode("the capital")
+    assert "".join(encoded.texts) == "the capital"
+    assert await loaded.count_tokens(["the capital"]) == [len(encoded.ids)]
+    found = await loaded.next_tokens(NextTokens(ask(), 5))
+    assert (len(found.tokens), found.kept) == (5, 1)
+    asked = asyncio.create_task(loaded.next_tokens(NextTokens(ask("b", "the " * 5000), 5)))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    with pytest.raises(AdapterError, match="poet is not applied"):
+        await loaded.next_tokens(NextTokens(ask(adapters=(("poet", 1.0),))))
 
 
 async def test_progress_is_told_while_it_loads(engine: LocalEngine, checkpoint: Path) -> None:

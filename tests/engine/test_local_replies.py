@@ -10,7 +10,7 @@ import pytest
 
 from modules.engine.local import LocalEngine
 from modules.engine.protocol import Finished, LoadModel, TokenChunk
-from modules.errors import EngineError
+from modules.errors import EngineError, InvalidInputError
 from modules.loader.options import LoadOptions
 from tests.engine.helpers import ENDLESS, PROMPT, ask
 
@@ -76,3 +76,9 @@ async def test_one_id_serves_one_request_at_a_time(loaded: LocalEngine) -> None:
         await anext(loaded.generate(ask("same")))
     assert isinstance(await anext(reply), TokenChunk)
     await reply.aclose()
+
+
+async def test_a_form_that_cannot_be_used_is_an_invalid_input(loaded: LocalEngine) -> None:
+    with pytest.raises(InvalidInputError, match="unclosed group") as caught:
+        await anext(loaded.generate(ask(structure="regex", structure_text="(a")))
+    assert caught.value.field == "structure_text"

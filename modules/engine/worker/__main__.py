@@ -22,6 +22,8 @@ from modules.engine.protocol import (
     Cancel,
     Command,
     CountTokens,
+    Encode,
+    Encoded,
     Event,
     Failed,
     GenerateRequest,
@@ -30,6 +32,7 @@ from modules.engine.protocol import (
     LoadFailed,
     LoadModel,
     LoadProgress,
+    NextTokens,
     TokenCounts,
     UnloadAdapter,
 )
@@ -76,8 +79,8 @@ class Worker:
             except (EOFError, OSError):
                 # The web process is gone; nobody is left to clean up for.
                 os._exit(0)
-            if isinstance(command, CountTokens):
-                self._count(command)
+            if isinstance(command, CountTokens | Encode):
+                self._tokenize(command)
             else:
                 self._commands.put(command)
 
@@ -105,6 +108,7 @@ class Worker:
                 end_ids(loaded.model.generation_config, loaded.tokenizer),
                 info.context_length,
                 prefill_chunk=_PREFILL_CHUNK_CPU if info.device == "cpu" else _PREFILL_CHUNK,
+                unsupported=info.unsupported,
             )
         except LoadFailedError as error:
             self._send([LoadFailed(error.message, error.remedy)])
@@ -135,24 +139,34 @@ class Worker:
                     scheduler.load_adapter(command)
                 case UnloadAdapter() as command:
                     scheduler.unload_adapter(command)
+                case NextTokens() as command:
+                    scheduler.look(command)
 
-    def _count(self, command: CountTokens) -> None:
-        from modules.engine.worker.tokens import encode
-
+    def _tokenize(self, command: CountTokens | Encode) -> None:
         try:
             if self._tokenizer is None:
                 raise LoadFailedError("The model is still loading.", "Wait until it is ready.")
-            counts = tuple(
-                len(encode(self._tokenizer, text, command.special_tokens)) for text in command.texts
-            )
+            answer = _tokenized(self._tokenizer, command)
         except Exception as error:  # noqa: BLE001 - the boundary of the process
             self._send([Failed(command.id, "EngineError", *_unforeseen(error))])
             return
-        self._send([TokenCounts(command.id, counts)])
+        self._send([answer])
 
     def _send(self, events: list[Event]) -> None:
         with self._sending:
             self._connection.send(events)
+
+
+def _tokenized(
+    tokenizer: PreTrainedTokenizerBase, command: CountTokens | Encode
+) -> TokenCounts | Encoded:
+    from modules.engine.worker.tokens import encode, pieces
+
+    if isinstance(command, CountTokens):
+        counts = (len(encode(tokenizer, text, command.special_tokens)) for text in command.texts)
+        return TokenCounts(command.id, tuple(counts))
+    found = pieces(tokenizer, command.text, command.special_tokens)
+    return Encoded(command.id, tuple(i for i, _ in found), tuple(text for _, text in found))
 
 
 def _import_libraries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from transformers import PreTrainedTokenizerBase
 
@@ -52,6 +53,12 @@ class Detokenizer:
         self._read = len(self._ids)
         self._seen = self._decode(self._ids)
         return self._past_stop_strings(new)
+
+    def copy(self) -> Detokenizer:
+        """One that goes on by itself from here."""
+        twin = copy(self)
+        twin._ids = list(self._ids)
+        return twin
 
     def flush(self) -> str:
         """What was held back, when no further token comes; half a character is dropped."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["RoomyLayer", "make_room", "new_cache"]
+__all__ = ["RoomyLayer", "can_rewind", "make_room", "new_cache"]
 
 _STEP = 512
 """Tokens by which a layer grows that was told too little."""
@@ -70,3 +70,19 @@ def make_room(cache: DynamicCache, room: int) -> None:
     for layer in cache.layers:
         if isinstance(layer, RoomyLayer):
             layer.room = room
+
+
+def can_rewind(config: PreTrainedConfig, context_length: int) -> bool:
+    """Whether tokens can always be taken off the end of a model's caches.
+
+    A sliding window that the context reaches has forgotten its past, and a recurrent state
+    has none.
+    """
+    layers: list[Any] = DynamicCache(config=config).layers
+    return all(
+        layer.is_croppable
+        and not (
+            isinstance(layer, DynamicSlidingWindowLayer) and layer.sliding_window <= context_length
+        )
+        for layer in layers
+    )

@@ -9,10 +9,14 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modules.engine.protocol import ModelInfo
+from modules.engine.worker.kv_cache import can_rewind
 from modules.loader.options import LoadOptions
 from modules.loader.transformers_loader import LoadedModel
 
 __all__ = ["model_info"]
+
+_WITH_REWIND = ("penalty_alpha", "prompt_lookup_num_tokens")
+"""What decodes by computing tokens and taking them back."""
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
@@ -21,6 +25,7 @@ def model_info(folder: Path, loaded: LoadedModel, options: LoadOptions) -> Model
     """What the page, the API and the prompt builder need to know of a loaded model."""
     model, tokenizer = loaded.model, loaded.tokenizer
     own = _context_length(model.config, tokenizer)
+    context = min(own, options.context_length or own)
     # parameters() and buffers() name a tied weight once.
     tensors = chain(model.parameters(), model.buffers())
     special = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
@@ -32,10 +37,11 @@ def model_info(folder: Path, loaded: LoadedModel, options: LoadOptions) -> Model
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=_quantization(loaded, options),
         device=str(model.device),
-        context_length=min(own, options.context_length or own),
+        context_length=context,
         memory=sum(tensor.nbytes for tensor in tensors),
         chat_template=_chat_template(tokenizer),
         special_tokens=special,
+        unsupported=() if can_rewind(model.config, context) else _WITH_REWIND,
     )
 
 

@@ -14,9 +14,10 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import TokenLogprob
 from modules.engine.worker.sampling.chain import Situation, make_chain
+from modules.engine.worker.structure.structure import Structure
 from modules.errors import EngineError
 
-__all__ = ["Sampler", "token_logprob"]
+__all__ = ["Sampler", "require_finite", "token_logprob"]
 
 
 def _no_tokens(text: str) -> list[int]:
@@ -30,12 +31,14 @@ class Sampler:
 
     `tokens_of` gives the ids of a text without special tokens, for parameters that are
     written as text. The first position that a sampler sees is the end of its prompt, and
-    each later one follows the token that was drawn before.
+    each later one follows the token that was drawn before. `structure` is the form that the
+    reply keeps to: all parameters choose among the tokens that it allows.
     """
 
     params: SamplingParams
     eos_ids: frozenset[int]
     tokens_of: Callable[[str], list[int]] = _no_tokens
+    structure: Structure | None = None
     seed: int = field(init=False)
     _processors: LogitsProcessorList | None = field(init=False, default=None)
     _generator: torch.Generator = field(init=False)
@@ -47,6 +50,8 @@ class Sampler:
         """The logits [vocab] with every parameter applied; the same tensor when none is."""
         if self._processors is None:
             self._processors = self._begin(logits, token_ids)
+        if self.structure is not None:
+            logits = self.structure.apply(logits, token_ids)
         if not self._processors:
             return logits
         context: Any = torch.tensor([token_ids], dtype=torch.long, device=logits.device)
@@ -59,17 +64,16 @@ class Sampler:
 
         Raises EngineError for logits that are no numbers.
         """
-        # max() passes NaN on, so this one reduction finds NaN, +inf and "all -inf".
-        if not torch.isfinite(logits.max()):
-            raise EngineError(
-                "The model produced numbers that are not finite.",
-                "Try dtype bfloat16 or float32; if it happens again, the weights are damaged.",
-            )
+        require_finite(logits)
         scores = self.process(logits, token_ids)
         if self.params.greedy:
-            return int(scores.argmax())
-        probabilities = scores.softmax(dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+            token_id = int(scores.argmax())
+        else:
+            probabilities = scores.softmax(dim=-1)
+            token_id = int(torch.multinomial(probabilities, 1, generator=self._generator))
+        if self.structure is not None:
+            self.structure.expect([*token_ids, token_id])
+        return token_id
 
     def _begin(self, logits: Tensor, prompt_ids: list[int]) -> LogitsProcessorList:
         self._generator = torch.Generator(logits.device).manual_seed(self.seed)
@@ -82,6 +86,16 @@ class Sampler:
                 self.tokens_of,
                 self._generator,
             )
+        )
+
+
+def require_finite(logits: Tensor) -> None:
+    """Raise EngineError for logits that are no numbers."""
+    # max() passes NaN on, so this one reduction finds NaN, +inf and "all -inf".
+    if not torch.isfinite(logits.max()):
+        raise EngineError(
+            "The model produced numbers that are not finite.",
+            "Try dtype bfloat16 or float32; if it happens again, the weights are damaged.",
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from modules.engine.methods import require_supported
 from modules.engine.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
@@ -18,23 +21,32 @@ from modules.engine.protocol import (
     FinishReason,
     GenerateRequest,
     LoadAdapter,
+    NextTokens,
     TokenChunk,
     UnloadAdapter,
 )
+from modules.engine.worker.decoding.choice import make_method
+from modules.engine.worker.decoding.method import Drawn, Method
 from modules.engine.worker.detokenizer import Detokenizer
+from modules.engine.worker.looks import Looks
 from modules.engine.worker.runner import Runner
-from modules.engine.worker.sampler import Sampler, token_logprob
+from modules.engine.worker.sampler import Sampler
 from modules.engine.worker.sequence import Sequence
+from modules.engine.worker.structure.structure import Structures
 from modules.engine.worker.tokens import encode, stop_ids
 from modules.errors import (
     AdapterError,
     EngineError,
+    InvalidInputError,
     LanternError,
     ModelError,
     PromptTooLongError,
 )
 
 __all__ = ["Scheduler"]
+
+_PATIENCE_S = 0.02
+"""How long a step waits for a structure where there is nothing else to do."""
 
 # What a LoRA's change is measured on: an instruction, an answer, prose, numbers and code.
 _PROBE = (
@@ -46,9 +58,11 @@ _PROBE = (
 class Scheduler:
     """Serves many requests at once with one runner.
 
-    A step gives every running sequence one token, and one sequence one chunk of its
-    prompt. So a long prompt delays the others by a chunk at most, and a cancel takes effect
-    within a step. At most `max_running` sequences hold a KV cache; the others wait.
+    A step gives every running sequence one token (its method of decoding may make another
+    number of it), and one sequence one chunk of its prompt. So a long prompt delays the
+    others by a chunk at most, and a cancel takes effect within a step. At most `max_running`
+    sequences hold KV caches; the others wait. `unsupported` are the parameters that turn on
+    what the model cannot do.
     """
 
     def __init__(
@@ -59,6 +73,7 @@ class Scheduler:
         context_length: int,
         max_running: int = 16,
         prefill_chunk: int = 256,
+        unsupported: tuple[str, ...] = (),
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
@@ -66,10 +81,13 @@ class Scheduler:
         self._context_length = context_length
         self._max_running = max_running
         self._prefill_chunk = prefill_chunk
+        self._unsupported = unsupported
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._events: list[Event] = []
+        self._looks = Looks(tokenizer)
+        self._structures = Structures(tokenizer)
 
     @property
     def has_work(self) -> bool:
@@ -82,6 +100,24 @@ class Scheduler:
             self._waiting.append(self._sequence(request))
         except Exception as error:  # noqa: BLE001 - one request's failure is its own
             self._events.append(_failed(request.id, error))
+
+    def look(self, command: NextTokens) -> None:
+        """Queue a question about the next token, in the place of its asker's earlier one."""
+        for seq in [*self._waiting, *self._prefilling]:
+            if seq.look is not None and seq.look.asker == command.asker != "":
+                superseded = EngineError("A newer question came.", "Its answer is the one to show.")
+                self._fail(seq, superseded)
+        try:
+            seq = self._sequence(command.request)
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._events.append(_failed(command.id, error))
+            return
+        seq.look, seq.method = command, Method(seq, self._runner)
+        logits = self._looks.known(seq)
+        if logits is None or not _ready(seq):
+            self._waiting.append(seq)
+        else:
+            self._show(command, seq, logits)
 
     def cancel(self, request_id: str) -> None:
         """End a request, if it is still here, with what its reply has so far."""
@@ -112,6 +148,7 @@ class Scheduler:
             if name in dict(seq.mix):
                 message = f"The LoRA {name} {what} while this reply was written with it."
                 self._fail(seq, AdapterError(message, "Regenerate the reply."))
+        self._looks.forget()
         self._runner.unload_adapter(name)
 
     def step(self) -> list[Event]:
@@ -123,7 +160,12 @@ class Scheduler:
         return events
 
     def _decode(self) -> None:
-        seqs = list(self._running)
+        alone = [seq for seq in self._running if seq.method.alone()]
+        self._decode_together([seq for seq in self._running if seq not in alone])
+        for seq in alone:
+            self._take(seq, seq.method.step)
+
+    def _decode_together(self, seqs: list[Sequence]) -> None:
         if not seqs:
             return
         try:
@@ -136,14 +178,20 @@ class Scheduler:
             if seq.error is not None:
                 self._fail(seq, seq.error)
             else:
-                self._take_token(seq, row)
+                self._take(seq, partial(seq.method.draw, row))
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) + len(self._prefilling) < self._max_running:
-            seq = self._waiting.popleft()
+        busy = len(self._running) + len(self._prefilling)
+        ready = [seq for seq in self._waiting if _ready(seq)]
+        if self._waiting and not (busy or ready or self._events):
+            _ready(self._waiting[0], _PATIENCE_S)
+        for seq in ready[: self._max_running - busy]:
+            self._waiting.remove(seq)
             self._prefilling.append(seq)
             try:
-                seq.cached_tokens = self._runner.start(seq)
+                if seq.sampler.structure is not None:
+                    seq.sampler.structure.require()
+                seq.cached_tokens = seq.method.start()
             except Exception as error:  # noqa: BLE001 - one request's failure is its own
                 self._fail(seq, error)
 
@@ -154,38 +202,54 @@ class Scheduler:
         # The next step is another prompt's turn, so that a short one overtakes a long one.
         self._prefilling.rotate(-1)
         try:
-            logits = self._runner.prefill(seq, self._prefill_chunk)
+            logits = seq.method.prefill(self._prefill_chunk)
         except Exception as error:  # noqa: BLE001 - one request's failure is its own
             self._fail(seq, error)
             return
         if logits is not None:
             self._prefilling.remove(seq)
-            self._running.append(seq)
-            self._take_token(seq, logits)
-
-    def _take_token(self, seq: Sequence, logits: Tensor) -> None:
-        """Sample from logits [vocab], and pass on what it makes of the reply."""
-        try:
-            token_id = seq.sampler.sample(logits, seq.token_ids)
-            if token_id in seq.end_ids:
-                seq.mark_time()
-                self._finish(seq, "stop")
+            if seq.look is not None:
+                self._looks.keep(seq, logits)
+                self._show(seq.look, seq, logits)
                 return
-            text = seq.append(token_id)
-            wanted = seq.request.logprobs
-            logprobs = (
-                ()
-                if wanted is None
-                else (token_logprob(logits, token_id, wanted, self._tokenizer),)
-            )
+            self._running.append(seq)
+            self._take(seq, partial(seq.method.draw, logits))
+
+    def _show(self, command: NextTokens, seq: Sequence, logits: Tensor) -> None:
+        """Tell what could be drawn from logits [vocab], and draw nothing."""
+        try:
+            answer = self._looks.answer(command, seq, logits)
         except Exception as error:  # noqa: BLE001 - one request's failure is its own
             self._fail(seq, error)
             return
-        self._events.append(TokenChunk(seq.id, text, 1, logprobs))
+        self._events.append(answer)
+        self._remove(seq)
+
+    def _take(self, seq: Sequence, draw: Callable[[], list[Drawn]]) -> None:
+        """Have tokens drawn, and pass on what they make of the reply."""
+        reason: FinishReason | None = None
+        try:
+            drawn = draw()
+            seq.mark_time()
+            for token in drawn:
+                reason = self._add(seq, token)
+                if reason is not None:
+                    break
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._fail(seq, error)
+            return
+        if reason is not None:
+            self._finish(seq, reason)
+
+    def _add(self, seq: Sequence, token: Drawn) -> FinishReason | None:
+        """The next token of a reply, and whether it ends there."""
+        if token.token_id in seq.end_ids:
+            return "stop"
+        text = seq.append(token.token_id)
+        self._events.append(TokenChunk(seq.id, text, 1, token.logprobs))
         if seq.detokenizer.stopped:
-            self._finish(seq, "stop")
-        elif seq.full:
-            self._finish(seq, "length")
+            return "stop"
+        return "length" if seq.full else None
 
     def _finish(self, seq: Sequence, reason: FinishReason) -> None:
         rest = seq.detokenizer.flush()
@@ -202,13 +266,14 @@ class Scheduler:
         for place in (self._waiting, self._prefilling, self._running):
             if seq in place:
                 place.remove(seq)
-        self._runner.release(seq)
+        seq.method.release()
 
     def _sequence(self, request: GenerateRequest) -> Sequence:
         """Raises PromptTooLongError or EngineError."""
         ids = encode(self._tokenizer, request.prompt, request.special_tokens)
         ids = ids or self._beginning()
         params = request.params
+        require_supported(params, self._unsupported)
         context = min(self._context_length, params.truncation_length or self._context_length)
         if len(ids) >= context:
             raise PromptTooLongError(
@@ -217,14 +282,19 @@ class Scheduler:
             )
         # What a template ends a turn with is an end that may be banned, as the model's own is.
         ends_of_turn = self._eos_ids | stop_ids(self._tokenizer, request.stop)
-        return Sequence(
+        ends = self._eos_ids | stop_ids(self._tokenizer, request.stops)
+        structure = self._structures.begin(params, len(ids), ends)
+        seq = Sequence(
             request=request,
             token_ids=ids,
             max_tokens=min(context, len(ids) + params.max_new_tokens),
-            end_ids=self._eos_ids | stop_ids(self._tokenizer, request.stops),
-            sampler=Sampler(params, ends_of_turn, self._tokens_of),
+            end_ids=ends,
+            sampler=Sampler(params, ends_of_turn, self._tokens_of, structure),
             detokenizer=Detokenizer(self._tokenizer, ids, request.stops),
+            tokenizer=self._tokenizer,
         )
+        seq.method = make_method(seq, self._runner, context)
+        return seq
 
     def _tokens_of(self, text: str) -> list[int]:
         return encode(self._tokenizer, text, special_tokens=False)
@@ -237,11 +307,18 @@ class Scheduler:
         raise EngineError("The prompt is empty.", "Write something first.")
 
 
+def _ready(seq: Sequence, patience: float = 0.0) -> bool:
+    """Whether a sequence need not wait for its structure; waits `patience` seconds for it."""
+    return seq.sampler.structure is None or seq.sampler.structure.ready(patience)
+
+
 def _failed(request_id: str, error: Exception) -> Failed:
     if isinstance(error, PromptTooLongError):
         return Failed(request_id, "PromptTooLongError", error.message, error.remedy)
     if isinstance(error, AdapterError | ModelError):
         return Failed(request_id, "AdapterError", error.message, error.remedy)
+    if isinstance(error, InvalidInputError):
+        return Failed(request_id, "InvalidInputError", error.message, error.remedy, error.field)
     if isinstance(error, LanternError):
         return Failed(request_id, "EngineError", error.message, error.remedy)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error):

@@ -1,51 +1,80 @@
-"""`Sequence`: one request on its way through the engine."""
+"""`Sequence`: one request on its way through the engine, and the `Track`s it is computed in."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from modules.engine.mix import Mix, checked_mix
-from modules.engine.protocol import Finished, FinishReason, GenerateRequest, Usage
+from modules.engine.protocol import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    NextTokens,
+    TokenLogprob,
+    Usage,
+)
 from modules.engine.worker.detokenizer import Detokenizer
-from modules.engine.worker.sampler import Sampler
+from modules.engine.worker.sampler import Sampler, token_logprob
 
-__all__ = ["Sequence"]
+if TYPE_CHECKING:
+    from modules.engine.worker.decoding.method import Method
+
+__all__ = ["Sequence", "Track"]
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Track:
+    """Tokens with a KV cache of their own: what a runner computes.
+
+    The first `computed` of `token_ids` are in the cache, and there will be at most
+    `max_tokens`. A runner that can tell whose forward failed notes it in `error`. Where
+    `hidden` is a list, the runner appends the last layer's states, [tokens, width] and
+    float32, of all that it computes, which then is the whole prompt.
+    """
+
+    id: str
+    token_ids: list[int]
+    max_tokens: int
+    mix: Mix
+    computed: int = 0
+    error: Exception | None = None
+    hidden: list[Tensor] | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence(Track):
     """The tokens of a request, how far they are computed, and what they became.
 
-    `token_ids` is the prompt and the reply so far, without an end token. The first
-    `computed` of them are in the KV cache; `cached_tokens` of the prompt were there before.
-    The reply ends at `max_tokens` tokens in all, or at one of `end_ids`. A runner that can
-    tell whose forward failed notes it in `error`. `mix` is what the request's LoRAs come to.
+    `token_ids` is the prompt and the reply so far, without an end token; `cached_tokens` of
+    the prompt were in a cache before. The reply ends at `max_tokens` tokens in all, or at
+    one of `end_ids`. `mix` is what the request's LoRAs come to, and `method` is how tokens
+    are made of its logits. With `look`, none is drawn: it only asks which one might be.
     """
 
     request: GenerateRequest
-    token_ids: list[int]
-    max_tokens: int
     end_ids: frozenset[int]
     sampler: Sampler
     detokenizer: Detokenizer
-    prompt_tokens: int = field(init=False)
+    tokenizer: PreTrainedTokenizerBase
+    id: str = field(init=False)
     mix: Mix = field(init=False)
-    computed: int = 0
+    method: Method = field(init=False)
+    prompt_tokens: int = field(init=False)
     cached_tokens: int = 0
-    error: Exception | None = None
+    look: NextTokens | None = None
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float = 0.0
     last_token_at: float = 0.0
 
     def __post_init__(self) -> None:
+        self.id = self.request.id
         self.prompt_tokens = len(self.token_ids)
         self.mix = checked_mix(self.request.adapters or ())
-
-    @property
-    def id(self) -> str:
-        """The id of the request."""
-        return self.request.id
 
     @property
     def full(self) -> bool:
@@ -55,8 +84,14 @@ class Sequence:
     def append(self, token_id: int) -> str:
         """Take the next token of the reply; returns the text that may be shown."""
         self.token_ids.append(token_id)
-        self.mark_time()
         return self.detokenizer.push(token_id)
+
+    def logprobs(self, logits: Tensor, token_id: int) -> tuple[TokenLogprob, ...]:
+        """What the request wants to know of a token that follows logits [vocab]."""
+        wanted = self.request.logprobs
+        if wanted is None:
+            return ()
+        return (token_logprob(logits, token_id, wanted, self.tokenizer),)
 
     def mark_time(self) -> None:
         """Note that a token came out of the model now."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["encode", "end_ids", "input_ids", "stop_ids"]
+__all__ = ["encode", "end_ids", "input_ids", "pieces", "stop_ids", "text_after"]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def input_ids(model: PreTrainedModel, ids: list[int]) -> Tensor:
@@ -24,15 +26,83 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: bool) 
     A text that begins with the BOS already does not get a second one, and nothing gets an
     end token: the reply would begin after the end.
     """
-    # A lone surrogate (half of a broken emoji) has no UTF-8 form; tokenizers refuse it.
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = _encodable(text)
     ids: list[int] = list(tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
+    return ids[_wanted(tokenizer, text, ids)] if special_tokens else ids
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate (half of a broken emoji) has no UTF-8 form; tokenizers refuse it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _wanted(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> slice:
+    """Which of `ids` a model should get: no second BOS, and no end that the text has not."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if special_tokens and bos is not None and ids[:2] == [bos, bos]:
-        ids = ids[1:]
-    if special_tokens and eos is not None and eos != bos and ids[-1:] == [eos]:
-        ids = ids if text.endswith(str(tokenizer.eos_token)) else ids[:-1]
-    return ids
+    begin, end = 0, len(ids)
+    if bos is not None and ids[:2] == [bos, bos]:
+        begin = 1
+    if eos is not None and eos != bos and ids[-1:] == [eos]:
+        end -= not text.endswith(str(tokenizer.eos_token))
+    return slice(begin, end)
+
+
+def pieces(
+    tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: bool
+) -> list[tuple[int, str]]:
+    """The token ids of `text`, as `encode` has them, each with the part of the text it stands for.
+
+    What a tokenizer drops belongs to the token after it. Of a character in several tokens the
+    last has all. A tokenizer that does not know places shows each token by itself.
+    """
+    text = _encodable(text)
+    if not tokenizer.is_fast:
+        return [(i, _decoded(tokenizer, [i])) for i in encode(tokenizer, text, special_tokens)]
+    made = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
+    ids, spans = list(made["input_ids"]), list(made["offset_mapping"])
+    kept = _wanted(tokenizer, text, ids) if special_tokens else slice(None)
+    ids, spans = ids[kept], spans[kept]
+    found, done = [], 0
+    for place, (token_id, (begin, end)) in enumerate(zip(ids, spans, strict=True)):
+        if begin == end:  # the tokenizer's own, which the text has not
+            found.append((token_id, _decoded(tokenizer, [token_id])))
+            continue
+        following = spans[place + 1][0] if place + 1 < len(spans) else end
+        # The next one begins within this one where they share a character.
+        end = max(done, following if begin <= following < end else end)
+        found.append((token_id, text[done:end]))
+        done = end
+    return found
+
+
+def text_after(tokenizer: PreTrainedTokenizerBase, before: list[int], token_id: int) -> str:
+    """The text that a token adds after the tokens `before`, of which a few are enough.
+
+    A part of a character is shown by its bytes, such as \\xe2\\x80.
+    """
+    context = _decoded(tokenizer, before).rstrip(_REPLACEMENT)
+    text = _decoded(tokenizer, [*before, token_id])
+    added = text[len(context) :] if text.startswith(context) else _decoded(tokenizer, [token_id])
+    if added and _REPLACEMENT not in added:
+        return added
+    raw = str(tokenizer.convert_ids_to_tokens(token_id) or "")
+    return raw if raw.startswith("<0x") else _bytes_of(raw) or raw
+
+
+def _bytes_of(raw: str) -> str:
+    """What a token of a byte-level vocabulary stands for, written out; "" if it is none."""
+    # Bytes that are no visible character are written as the characters from 256 on, in order.
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    values = {chr(byte): byte for byte in visible}
+    values |= {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    if not all(character in values for character in raw):
+        return ""
+    return "".join(f"\\x{values[character]:02x}" for character in raw)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def end_ids(

@@ -1,0 +1,1 @@
+"""Replies that keep to a form: a JSON schema, a regular expression, a grammar."""
