@@ -204,6 +204,8 @@ def test_characters_of_several_tokens_are_whole(run: Run) -> None:
         (schema('{"$ref": "http://example.com/schema.json"}'), "example.com"),
         (schema('{"type": "string", "pattern": "(a"}'), "unclosed group"),
         (schema(""), "has no text"),
+        (schema(json.dumps({"anyOf": [{"$ref": "#"}] * 4000})), "4,000 parts"),
+        (schema('{"const": "\ud83d'), "line 1"),
         (regex("(a"), "unclosed group, at '(a'"),
         (regex("a(?=b)"), "look-ahead"),
         (regex("(" * 30_000), "unclosed group"),

@@ -19,9 +19,9 @@ __all__ = ["compile_structure", "first_line"]
 _MOST_ITEMS = 1_000_000
 _FUEL = 1_000_000
 
-# Some grammars take time by the square of this, as a schema of 64 KiB does not: a rule of 4,000
-# alternatives that begin with itself took 23 s.
-_MOST_SYMBOLS = 10_000
+# Some grammars take time by the square of this. A schema of 36 KiB had over 20,000.
+_MOST_SYMBOLS = 50_000
+_MOST_ITEMS_AT_ONCE = 10_000
 
 # A model that is unsure of the next key would fill the rest of its reply with white space.
 _SPACE = r" ?(\n[ \t]{0,40})?"
@@ -29,6 +29,9 @@ _SPACE = r" ?(\n[ \t]{0,40})?"
 # A multiple is found by an automaton of as many states as the factor has remainders: 10,000 take
 # 60 ms, and 1,000,000 took 13 s.
 _MOST_REMAINDERS = 10_000
+
+# 3,000 that all mean the schema itself took 80 s.
+_MOST_ALTERNATIVES = 500
 
 
 def compile_structure(kind: str, text: str, tokenizer: LLTokenizer) -> LLMatcher:
@@ -39,7 +42,15 @@ def compile_structure(kind: str, text: str, tokenizer: LLTokenizer) -> LLMatcher
     """
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(step_max_items=_MOST_ITEMS, step_lexer_fuel=_FUEL, verbose_errors=False)
+    # A lone surrogate, half of a broken emoji, has no UTF-8 form.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    limits = LLParserLimits(
+        max_items_in_row=_MOST_ITEMS_AT_ONCE,
+        step_max_items=_MOST_ITEMS,
+        step_lexer_fuel=_FUEL,
+        max_grammar_size=_MOST_SYMBOLS,
+        verbose_errors=False,
+    )
     matcher = LLMatcher(tokenizer, _grammar(kind, text), log_level=0, limits=limits)
     if not matcher.is_error():
         # Now, and not in mid-reply: most of what is too complex shows at the first token.
@@ -99,12 +110,17 @@ def _check_schema(text: str) -> None:
 
 
 def _bounded(part: Any) -> Any:
-    """A part of a schema, if its numbers are such as the library can work with."""
+    """A part of a schema, if it is such as the library can work with."""
     if isinstance(part, str):
         raise _refused("json_schema", f"{part} is not JSON")
     factor = part.get("multipleOf")
     if isinstance(factor, int | float) and _remainders(factor) > _MOST_REMAINDERS:
         raise _refused("json_schema", f"multipleOf {factor} is too large")
+    for key in ("anyOf", "oneOf", "allOf"):
+        parts = part.get(key)
+        if isinstance(parts, list) and len(parts) > _MOST_ALTERNATIVES:
+            why = f"{key} has {len(parts):,} parts, and {_MOST_ALTERNATIVES} is the limit"
+            raise _refused("json_schema", why)
     return part
 
 

@@ -22,7 +22,8 @@ _MOST_RULES = 1000
 _MOST_NESTED = 32
 _MOST_TIMES = 100_000
 
-# In characters of Lark, of which a character of a literal takes eight, and levels.
+# In characters of Lark, of which a character of a literal takes eight, and levels. A rule of
+# 4,000 alternatives that begin with itself took 23 s; of what is left, the worst takes some 10.
 _MOST_WRITTEN, _MOST_DEEP, _MOST_RECURSIVE = 500_000, 100, 100_000
 
 _TOKEN = re.compile(

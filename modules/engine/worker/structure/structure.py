@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,7 @@ class Structure:
         """Raises InvalidInputError for a form that cannot be used."""
         try:
             self._begun.result(max(0.0, self._deadline - time.monotonic()))
-        except FutureTimeoutError:
+        except TimeoutError:
             raise InvalidInputError(
                 f"The structure was not ready after {_COMPILE_S:.0f} seconds.",
                 "Simplify it.",
@@ -144,7 +143,7 @@ class Structure:
         assert self._expected is not None
         try:
             return self._expected[1].result(_TOKEN_S)
-        except FutureTimeoutError:
+        except TimeoutError:
             raise EngineError(
                 f"The structure took more than {_TOKEN_S:.0f} seconds for one token.",
                 "Simplify it.",
