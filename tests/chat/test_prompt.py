@@ -178,7 +178,7 @@ async def test_a_continued_reply_ends_the_prompt() -> None:
 async def test_a_model_without_a_template_gets_plain_text_and_a_stop_string() -> None:
     engine = await loaded(2048, template=None)
     prompt = await build_chat_prompt(engine, [SYSTEM, QUESTION], PARAMS)
-    assert prompt.text == "<|im_start|>Be brief.\n\nUser: And now?\nAssistant:"
+    assert prompt.text == "Be brief.\n\nUser: And now?\nAssistant:"
     assert prompt.stop == ("\nUser:",)
 
 

@@ -370,6 +370,10 @@ def values(knob: Knob) -> st.SearchStrategy[Any]:
             return st.integers(int(knob.minimum), int(knob.maximum))
         case "number":
             return st.floats(knob.minimum, knob.maximum)
+        case "choice":
+            return st.sampled_from(knob.choices)
+        case "text":
+            return st.text(max_size=9)
     if knob.choices:
         return st.lists(st.sampled_from(knob.choices), max_size=9)
     ids = st.integers(0, VOCAB + 3).map(str)

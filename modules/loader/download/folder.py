@@ -176,6 +176,7 @@ class _Download:
             )
 
     def _fetch(self, wanted: list[RemoteFile], threads: int, max_retries: int) -> None:
+        self._report("Downloading")
         with ThreadPoolExecutor(threads, thread_name_prefix="download") as pool:
             try:
                 results = {
@@ -185,7 +186,6 @@ class _Download:
                     for file in wanted
                 }
                 pending = set(results)
-                self._report("Downloading")
                 while pending:
                     _, pending = wait(pending, timeout=_TICK_S)
                     self._report("Downloading")
