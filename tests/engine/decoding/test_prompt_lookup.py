@@ -79,7 +79,7 @@ def test_drafts_that_fail_cease(
     new = [lambda: 40, lambda: 41, lambda: next(words)]
     monkeypatch.setattr(Sampler, "sample", lambda self, logits, ids: new[len(ids) % 3]())
     lab.reply(ask(prompt="rome", max_new_tokens=200, **LOOKUP))
-    assert 3 < sum(count > 1 for count in forwards[1:]) < 10
+    assert 1 < sum(count > 1 for count in forwards[1:]) < 5
 
 
 @pytest.mark.parametrize("limit", range(1, 12))
