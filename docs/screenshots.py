@@ -60,7 +60,7 @@ def photograph() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(URL)
         page.wait_for_selector("body[data-engine=ready]", timeout=300_000)
-        decide_greedily(page)
+        set_knobs(page, temperature="0", repetition_penalty="1", max_new_tokens="160")
         chat(page)
         write(page)
         for theme in ("light", "dark"):
@@ -75,17 +75,16 @@ def photograph() -> None:
             page.click("button[role=tab]:has-text('Model')")
             expect(page.locator("#tab-model")).to_contain_text("Memory", timeout=30_000)
             picture(page, f"model-{theme}")
+        talk_to_a_character(page)
         browser.close()
 
 
-def decide_greedily(page: Page) -> None:
-    """Temperature 0, so that the pictures can be made again."""
+def set_knobs(page: Page, **values: str) -> None:
+    """So that the pictures can be made again: temperature 0, or a seed."""
     page.click("button[role=tab]:has-text('Parameters')")
-    for name, value in (
-        ("temperature", "0"),
-        ("repetition_penalty", "1"),
-        ("max_new_tokens", "160"),
-    ):
+    for name, value in values.items():
+        if not page.locator(f"#knob-{name}").is_visible():
+            page.click(f".knob-group:has(#knob-{name}) .knob-fold")
         box = page.locator(f"#knob-{name} input[type=number]")
         box.fill(value)
         box.blur()
@@ -102,11 +101,32 @@ def chat(page: Page) -> None:
     page.click("#chat-title")
 
 
+def talk_to_a_character(page: Page) -> None:
+    """The gallery, a chat with somebody in it, its branches, and what goes into its request."""
+    page.click("[data-act=theme]")
+    set_knobs(page, temperature="0.7", repetition_penalty="1.15", max_new_tokens="90", seed="4")
+    page.click("button[role=tab]:has-text('Chat')")
+    page.click("#sidebar [data-act=characters]")
+    picture(page, "characters-light")
+    page.click(".card-choose:has-text('Tamsin')")
+    page.wait_for_selector(".message.assistant")
+    for question in ("Good evening. How is the sea tonight?", "What do you write in the log?"):
+        page.fill("#composer-text", question)
+        page.press("#composer-text", "Enter")
+        page.wait_for_selector("#stop:visible")
+        page.wait_for_selector("#send:visible", timeout=120_000)
+    picture(page, "character-light")
+    page.click("[data-act=tree]")
+    picture(page, "branches-light")
+    page.keyboard.press("Escape")
+    page.click(".composer-row [data-act=context]")
+    picture(page, "request-light")
+
+
 def write(page: Page) -> None:
     """Something in the Default and Notebook modes."""
     page.click("button[role=tab]:has-text('Default')")
-    page.click("#default-template input")
-    page.click("[role=option]:has-text('Alpaca') >> nth=0")
+    page.select_option("#default-prompt", "Alpaca")
     expect(page.locator("#default-text textarea")).not_to_have_value("")
     page.click("#default-generate")
     expect(page.locator("#default-stats")).to_contain_text("prompt", timeout=120_000)
