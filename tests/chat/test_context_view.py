@@ -9,6 +9,7 @@ from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.errors import NoModelError
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -19,14 +20,6 @@ PARAMS = SamplingParams(max_new_tokens=20)
 @pytest.fixture
 def chats(ctx: AppContext) -> ChatService:
     return ctx.chats
-
-
-async def asked(chats: ChatService, *questions: str) -> int:
-    chat = (await chats.create(OWNER)).id
-    for question in questions:
-        await chats.send(chat, OWNER, question, PARAMS)
-        await chats.wait(chat)
-    return chat
 
 
 async def test_everything_that_is_sent_is_listed_in_its_order(chats: ChatService) -> None:

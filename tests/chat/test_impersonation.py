@@ -13,6 +13,7 @@ from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.errors import NoModelError, NotFoundError
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -25,13 +26,6 @@ def chats(ctx: AppContext) -> ChatService:
     return ctx.chats
 
 
-async def asked(chats: ChatService, mode: Mode = "instruct") -> int:
-    chat = (await chats.create(OWNER, mode=mode)).id
-    await chats.send(chat, OWNER, "Hi", PARAMS)
-    await chats.wait(chat)
-    return chat
-
-
 async def imagined(chats: ChatService, chat: int, text: str = "") -> str:
     found = await chats.impersonate(chat, OWNER, text, PARAMS)
     return "".join([piece async for piece in found.pieces()])
@@ -40,7 +34,7 @@ async def imagined(chats: ChatService, chat: int, text: str = "") -> str:
 async def test_the_prompt_ends_in_an_open_turn_of_the_users(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi")
     engine.reply = lambda request: "wonder why.<|im_end|>\n<|im_start|>assistant\nBecause"
     assert await imagined(chats, chat, "I") == "wonder why."
     assert engine.requests[-1].prompt.endswith(
@@ -59,7 +53,7 @@ async def test_in_a_new_chat_there_is_only_the_users_turn(
 async def test_a_template_that_closes_the_turn_in_words_is_stopped_by_them(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi")
     source = LIBRARY["llama-2"].source
     info = dataclasses.replace(engine.state.info, chat_template=source)  # type: ignore[type-var]
     engine.state = dataclasses.replace(engine.state, info=info)
@@ -71,7 +65,7 @@ async def test_a_template_that_closes_the_turn_in_words_is_stopped_by_them(
 async def test_in_a_transcript_it_is_the_users_line(
     mode: Mode, chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats, mode)
+    chat = await asked(chats, "Hi", mode=mode)
     engine.reply = lambda request: " why?\nAssistant: Because"
     assert await imagined(chats, chat, "But") == " why?"
     assert engine.requests[-1].prompt.endswith("You: But")
@@ -79,7 +73,7 @@ async def test_in_a_transcript_it_is_the_users_line(
 
 async def test_who_stops_listening_ends_the_request(chats: ChatService, engine: FakeEngine) -> None:
     engine.reply = lambda request: "word " * 1000
-    found = await chats.impersonate(await asked(chats), OWNER, "", PARAMS)
+    found = await chats.impersonate(await asked(chats, "Hi"), OWNER, "", PARAMS)
     pieces = found.pieces()
     await anext(pieces)
     await pieces.aclose()
@@ -89,7 +83,7 @@ async def test_who_stops_listening_ends_the_request(chats: ChatService, engine: 
 async def test_anothers_chat_and_no_model_are_refused(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi")
     with pytest.raises(NotFoundError):
         await chats.impersonate(chat, "guest-1", "", PARAMS)
     await engine.unload()

@@ -12,6 +12,7 @@ from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.errors import InvalidInputError, NotFoundError
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -22,14 +23,6 @@ PARAMS = SamplingParams()
 @pytest.fixture
 def chats(ctx: AppContext) -> ChatService:
     return ctx.chats
-
-
-async def asked(chats: ChatService, *questions: str) -> int:
-    chat = (await chats.create(OWNER)).id
-    for question in questions:
-        await chats.send(chat, OWNER, question, PARAMS)
-        await chats.wait(chat)
-    return chat
 
 
 async def texts(chats: ChatService, chat: int) -> list[str]:

@@ -15,6 +15,7 @@ from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import LoadModel
 from modules.errors import InvalidInputError
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -25,13 +26,6 @@ PARAMS = SamplingParams(temperature=1.5, stop=("END",))
 @pytest.fixture
 def chats(ctx: AppContext) -> ChatService:
     return ctx.chats
-
-
-async def asked(chats: ChatService, question: str = "Hi") -> int:
-    chat = (await chats.create(OWNER)).id
-    await chats.send(chat, OWNER, question, PARAMS)
-    await chats.wait(chat)
-    return chat
 
 
 async def last(chats: ChatService, chat: int) -> StoredMessage:
@@ -61,7 +55,7 @@ async def test_a_reply_knows_its_model_its_chat_and_its_lantern(chats: ChatServi
 
 
 async def test_an_edited_reply_says_so_and_one_after_it_does_not(chats: ChatService) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     reply = await last(chats, chat)
     await chats.edit(chat, OWNER, reply.id, "By hand.")
     assert (await last(chats, chat)).about["edited"]
@@ -74,7 +68,7 @@ async def test_an_edited_reply_says_so_and_one_after_it_does_not(chats: ChatServ
 async def test_the_prompt_is_made_anew_and_recognised(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     prompt = await chats.replays.prompt(chat, OWNER, (await last(chats, chat)).id)
     assert (prompt.text, prompt.same) == (engine.requests[-1].prompt, True)
 
@@ -82,7 +76,7 @@ async def test_the_prompt_is_made_anew_and_recognised(
 async def test_a_prompt_with_a_beginning_of_the_reply_is_recognised(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     await chats.continue_reply(chat, OWNER, (await last(chats, chat)).id, PARAMS)
     await chats.wait(chat)
     prompt = await chats.replays.prompt(chat, OWNER, (await last(chats, chat)).id)
@@ -91,20 +85,20 @@ async def test_a_prompt_with_a_beginning_of_the_reply_is_recognised(
 
 
 async def test_the_system_message_of_then_is_in_it(chats: ChatService) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     await chats.change(chat, OWNER, system="Be rude.")
     assert (await chats.replays.prompt(chat, OWNER, (await last(chats, chat)).id)).same
 
 
 async def test_a_prompt_of_other_messages_is_not_what_was_sent(chats: ChatService) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     question, reply = await chats.branch(chat, OWNER)
     await chats.delete_message(chat, OWNER, question.id)
     assert (await chats.replays.prompt(chat, OWNER, reply.id)).same is False
 
 
 async def test_a_message_of_the_user_has_no_prompt(chats: ChatService) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     question = (await chats.branch(chat, OWNER))[0]
     with pytest.raises(InvalidInputError, match="No model wrote this"):
         await chats.replays.prompt(chat, OWNER, question.id)
@@ -116,7 +110,7 @@ async def test_a_message_of_the_user_has_no_prompt(chats: ChatService) -> None:
 async def test_a_replay_is_the_same_request_with_the_seed_that_was_drawn(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     await chats.change(chat, OWNER, system="Be rude.")
     reply = await replayed(chats, chat, (await last(chats, chat)).id)
     first, second = engine.requests
@@ -128,7 +122,7 @@ async def test_a_replay_is_the_same_request_with_the_seed_that_was_drawn(
 
 
 async def test_a_replay_that_differs_says_where(chats: ChatService, engine: FakeEngine) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     engine.reply = lambda request: "The capital of Spain is Madrid."
     reply = await replayed(chats, chat, (await last(chats, chat)).id)
     found = (await chats.replays.origin(chat, OWNER, reply.id)).comparison
@@ -140,7 +134,7 @@ async def test_a_replay_that_differs_says_where(chats: ChatService, engine: Fake
 async def test_a_continued_reply_is_replayed_from_where_it_was_continued(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     engine.reply = lambda request: " And more."
     await chats.continue_reply(chat, OWNER, (await last(chats, chat)).id, PARAMS)
     await chats.wait(chat)
@@ -153,7 +147,7 @@ async def test_the_loras_of_the_reply_are_used_whatever_the_chat_has_now(
     chats: ChatService, engine: FakeEngine
 ) -> None:
     await engine.load_adapter("poet", "loras/poet")
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     await chats.change(chat, OWNER, adapters=())
     await replayed(chats, chat, (await last(chats, chat)).id)
     assert engine.requests[-1].adapters == (("poet", 1.0),)
@@ -163,7 +157,7 @@ async def test_a_lora_that_is_gone_is_named_and_left_out(
     chats: ChatService, engine: FakeEngine
 ) -> None:
     await engine.load_adapter("poet", "loras/poet")
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     await engine.unload_adapter("poet")
     reply = await last(chats, chat)
     told = (await chats.replays.origin(chat, OWNER, reply.id)).differences
@@ -172,7 +166,7 @@ async def test_a_lora_that_is_gone_is_named_and_left_out(
 
 
 async def test_another_model_and_none_are_named(chats: ChatService, engine: FakeEngine) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     reply = await last(chats, chat)
     assert (await chats.replays.origin(chat, OWNER, reply.id)).differences == []
     await engine.load(LoadModel("models/other"))
@@ -186,7 +180,7 @@ async def test_another_model_and_none_are_named(chats: ChatService, engine: Fake
 async def test_the_same_model_loaded_otherwise_is_told(
     chats: ChatService, engine: FakeEngine
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     assert engine.state.info is not None
     info = dataclasses.replace(engine.state.info, dtype="bfloat16")
     engine.state = dataclasses.replace(engine.state, info=info)
@@ -197,7 +191,7 @@ async def test_the_same_model_loaded_otherwise_is_told(
 async def test_what_an_older_lantern_wrote_is_replayed_as_far_as_it_is_known(
     chats: ChatService,
 ) -> None:
-    chat = await asked(chats)
+    chat = await asked(chats, "Hi", params=PARAMS)
     reply = await last(chats, chat)
     about = {"model": "fake-model", "seed": 5, "params": {"temperature": 0.5, "gone": 1}}
     with chats._stores.kept.transaction() as db:

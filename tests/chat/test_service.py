@@ -18,6 +18,7 @@ from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, LoadModel, TokenChunk
 from modules.errors import InvalidInputError, NotFoundError, StorageError
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -34,15 +35,6 @@ def chats(ctx: AppContext) -> ChatService:
 @pytest.fixture
 def store(chats: ChatService) -> ChatStore:
     return chats._stores.kept
-
-
-async def asked(chats: ChatService, *questions: str, params: SamplingParams = PARAMS) -> int:
-    """A new chat in which the questions were answered."""
-    chat = (await chats.create(OWNER)).id
-    for question in questions:
-        await chats.send(chat, OWNER, question, params)
-        await chats.wait(chat)
-    return chat
 
 
 async def started(chats: ChatService, engine: FakeEngine) -> int:

@@ -88,10 +88,10 @@ def test_a_preset_is_saved_found_again_deleted_and_brought_back(page: Page, serv
     file = served.ctx.settings.paths.own_presets / "Mine.yaml"
     set_knob(page, "temperature", "1.25")
     page.click("#preset-save")
-    page.fill("#preset-name", "../Mine")
+    page.fill("#ask-text", "../Mine")
     page.keyboard.press("Enter")
-    expect(page.locator(".preset-dialog")).to_contain_text("cannot be used as a name")
-    page.fill("#preset-name", "Mine")
+    expect(page.locator(".ask-dialog")).to_contain_text("cannot be used as a name")
+    page.fill("#ask-text", "Mine")
     page.keyboard.press("Enter")
     expect(page.locator("#preset")).to_have_value("Mine")
     assert "temperature: 1.25" in file.read_text()

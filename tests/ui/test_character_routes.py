@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from modules.access import OWNER, Access, AccessMiddleware
+from modules.access import OWNER, Access
 from modules.chat.store import StoredMessage
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
@@ -19,7 +18,6 @@ from modules.engine.params import SamplingParams
 from modules.errors import NotFoundError
 from modules.settings import Settings
 from modules.ui.feed import ChatFeed
-from modules.ui.routes import add_routes
 from server import build_context
 from tests.chat.cards import V1, card, picture
 
@@ -30,16 +28,6 @@ MIRA = {"name": "Mira", "context": "Maps.", "greeting": "Hello, {{user}}.",
 IMAGE = base64.b64encode(picture()).decode()
 
 
-@pytest.fixture
-async def client(ctx: AppContext) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    add_routes(app, ctx)
-    app.add_middleware(AccessMiddleware, access=Access("sekrit-token"))
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 5000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as opened:
-        yield opened
-
-
 def become_guest(client: httpx.AsyncClient) -> None:
     client.headers["x-forwarded-for"] = "203.0.113.9"
     client.cookies.set("lantern_token", "sekrit-token")
@@ -47,18 +35,18 @@ def become_guest(client: httpx.AsyncClient) -> None:
 
 
 async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
-    answer = await client.post(f"/page/{path}", json=body)
+    answer = await client.post(f"/{path}", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 async def listed(client: httpx.AsyncClient) -> dict[str, Any]:
-    found = (await client.get("/page/characters")).json()["characters"]
+    found = (await client.get("/characters")).json()["characters"]
     return {one["key"]: one for one in found}
 
 
 async def upload(client: httpx.AsyncClient, data: bytes, **query: str) -> httpx.Response:
-    return await client.post("/page/characters/import", params=query, content=data)
+    return await client.post("/characters/import", params=query, content=data)
 
 
 async def begun(ctx: AppContext, client: httpx.AsyncClient, **fresh: str) -> int:
@@ -84,7 +72,7 @@ async def head(ctx: AppContext, chat: int) -> dict[str, Any]:
 async def test_the_gallery_tells_what_can_be_chosen(client: httpx.AsyncClient) -> None:
     tamsin = (await listed(client))["Tamsin"]
     assert (tamsin["own"], tamsin["shipped"], tamsin["problem"]) == (False, True, "")
-    image = await client.get("/" + tamsin["picture"])
+    image = await client.get(tamsin["picture"].removeprefix("page"))
     assert image.headers["content-type"] == "image/webp" and image.content[8:12] == b"WEBP"
     assert image.headers["x-content-type-options"] == "nosniff"
 
@@ -92,7 +80,7 @@ async def test_the_gallery_tells_what_can_be_chosen(client: httpx.AsyncClient) -
 async def test_one_is_made_edited_and_read_back(client: httpx.AsyncClient) -> None:
     key = (await post(client, "characters/save", **MIRA, picture=IMAGE))["name"]
     await post(client, "characters/save", key=key, name="Mira B.", context="Charts.")
-    source = (await client.get("/page/characters/source", params={"name": key})).json()
+    source = (await client.get("/characters/source", params={"name": key})).json()
     assert (key, source["name"], source["context"]) == ("Mira", "Mira B.", "Charts.")
     assert source["picture"] and "greeting" not in source
     await post(client, "characters/save", key=key, name="Mira", picture="")
@@ -133,11 +121,11 @@ async def test_a_hundred_megabytes_are_refused_unread(client: httpx.AsyncClient)
             sent += 1
             yield b"x" * 1_000_000
 
-    answer = await client.post("/page/characters/import?name=x.png", content=parts())
+    answer = await client.post("/characters/import?name=x.png", content=parts())
     assert (answer.status_code, answer.json()["message"]) == (400, "The file is larger than 16 MB.")
     assert sent < 20
     told = {"content-length": "100000000"}
-    answer = await client.post("/page/characters/import?name=x.png", content=b"", headers=told)
+    answer = await client.post("/characters/import?name=x.png", content=b"", headers=told)
     assert answer.json()["message"] == "The file is larger than 16 MB."
 
 
@@ -150,13 +138,13 @@ async def test_a_refused_import_keeps_nothing(ctx: AppContext, client: httpx.Asy
 @pytest.mark.parametrize("form", ["yaml", "png"])
 async def test_what_is_exported_comes_in_again(form: str, client: httpx.AsyncClient) -> None:
     query = {"name": "Tamsin", "form": form}
-    answer = await client.get("/page/characters/export", params=query)
+    answer = await client.get("/characters/export", params=query)
     assert answer.headers["content-disposition"] == f'attachment; filename="Tamsin.{form}"'
     assert (await upload(client, answer.content, name="x", conflict="both")).json() == {
         "name": "Tamsin 2", "left_out": [],
     }  # fmt: skip
     one, two = [
-        (await client.get("/page/characters/source", params={"name": key})).json()["context"]
+        (await client.get("/characters/source", params={"name": key})).json()["context"]
         for key in ("Tamsin", "Tamsin 2")
     ]
     assert one == two
@@ -177,7 +165,7 @@ async def test_what_is_exported_comes_in_again(form: str, client: httpx.AsyncCli
 async def test_what_does_not_fit_is_a_sentence(
     path: str, body: dict[str, Any], client: httpx.AsyncClient
 ) -> None:
-    answer = await client.post(f"/page/characters/{path}", json=body)
+    answer = await client.post(f"/characters/{path}", json=body)
     assert answer.status_code in (400, 404)
     assert answer.json()["message"] and answer.json()["remedy"]
 
@@ -186,13 +174,13 @@ async def test_a_guest_sees_and_chooses_and_changes_nothing(
     ctx: AppContext, client: httpx.AsyncClient
 ) -> None:
     become_guest(client)
-    answer = (await client.get("/page/characters")).json()
+    answer = (await client.get("/characters")).json()
     assert (answer["may_save"], answer["characters"][0]["key"]) == (False, "Tamsin")
     for path in ("save", "duplicate", "delete", "restore", "import"):
-        refused = await client.post(f"/page/characters/{path}", json=MIRA)
+        refused = await client.post(f"/characters/{path}", json=MIRA)
         assert (path, refused.status_code) == (path, 403)
     for path in ("source?name=Tamsin", "export?name=Tamsin&form=png"):
-        assert (await client.get(f"/page/characters/{path}")).status_code == 403
+        assert (await client.get(f"/characters/{path}")).status_code == 403
     assert await begun(ctx, client, character="Tamsin")
 
 
@@ -208,14 +196,14 @@ def test_a_flag_that_names_no_character_is_told_at_the_start(
 
 async def test_everybody_has_a_profile_of_their_own(client: httpx.AsyncClient) -> None:
     await post(client, "profile/save", name="Ann", about="Sails.", picture=IMAGE)
-    mine = (await client.get("/page/profile")).json()
+    mine = (await client.get("/profile")).json()
     assert (mine["name"], mine["about"]) == ("Ann", "Sails.")
-    assert (await client.get("/" + mine["picture"])).content[8:12] == b"WEBP"
+    assert (await client.get(mine["picture"].removeprefix("page"))).content[8:12] == b"WEBP"
     await post(client, "profile/save", name="Ann B.")
-    assert (await client.get("/page/profile")).json()["picture"]
+    assert (await client.get("/profile")).json()["picture"]
     become_guest(client)
-    assert (await client.get("/page/profile")).json() == {"name": "You", "about": "", "picture": ""}
-    assert (await client.get("/page/profile/picture")).status_code == 404
+    assert (await client.get("/profile")).json() == {"name": "You", "about": "", "picture": ""}
+    assert (await client.get("/profile/picture")).status_code == 404
 
 
 # -- chats ------------------------------------------------------------------------------
@@ -236,7 +224,7 @@ async def test_a_chat_begins_with_the_greetings_as_versions(
 async def test_no_chat_begins_with_a_character_that_is_not_there(
     client: httpx.AsyncClient,
 ) -> None:
-    answer = await client.post("/page/chats", json={"character": "Nobody"})
+    answer = await client.post("/chats", json={"character": "Nobody"})
     assert (answer.status_code, answer.json()["message"]) == (
         404,
         "There is no character 'Nobody'.",
@@ -310,7 +298,7 @@ async def test_the_mode_of_a_chat_changes(
     await answered(ctx, chat)
     assert engine.requests[-1].prompt == "You: Hi\nAssistant:"
     assert (await head(ctx, chat))["messages"][-1]["name"] == "fake-model"
-    wrong = await client.post(f"/page/chats/{chat}/mode", json={"mode": "novel"})
+    wrong = await client.post(f"/chats/{chat}/mode", json={"mode": "novel"})
     assert wrong.status_code == 400
 
 
@@ -329,8 +317,8 @@ async def test_a_continued_line_goes_on_as_it_is(
 async def test_a_model_without_a_template_is_offered_the_mode_chat(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    assert (await client.get("/page/modes")).json()["suggested"] == ""
+    assert (await client.get("/modes")).json()["suggested"] == ""
     assert engine.state.info is not None
     info = dataclasses.replace(engine.state.info, chat_template=None)
     engine.state = dataclasses.replace(engine.state, info=info)
-    assert (await client.get("/page/modes")).json()["suggested"] == "chat"
+    assert (await client.get("/modes")).json()["suggested"] == "chat"

@@ -15,6 +15,7 @@ from modules.engine.params import SamplingParams
 from modules.errors import NotFoundError
 from modules.ui.feed import ChatFeed, stats_line
 from modules.ui.markdown import render_blocks
+from tests.chats import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -48,14 +49,6 @@ class Tab:
     @property
     def shown(self) -> list[tuple[str, list[str]]]:
         return [(m["state"], m["blocks"]) for m in map(self.messages.get, self.head["order"]) if m]
-
-
-async def asked(chats: ChatService, *questions: str) -> int:
-    chat = (await chats.create("owner")).id
-    for question in questions:
-        await chats.send(chat, "owner", question, PARAMS)
-        await chats.wait(chat)
-    return chat
 
 
 async def writing(chats: ChatService, engine: FakeEngine, question: str = "Go") -> LiveReply:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from modules.access import Access, AccessMiddleware
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.params import SamplingParams
 from modules.ui.components.knobs import to_widgets
 from modules.ui.look_routes import SHOWN_TOKENS
-from modules.ui.routes import add_routes
 
 pytestmark = pytest.mark.anyio
 
 VALUES = to_widgets(SamplingParams())
-
-
-@pytest.fixture
-async def client(ctx: AppContext) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    add_routes(app, ctx)
-    app.add_middleware(AccessMiddleware, access=Access("sekrit-token"))
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 5000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1/page") as opened:
-        yield opened
 
 
 async def look(client: httpx.AsyncClient, **body: Any) -> httpx.Response:

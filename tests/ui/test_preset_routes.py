@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from modules.access import Access, AccessMiddleware
 from modules.context import AppContext
 from modules.engine.params import SamplingParams, knobs
 from modules.engine.presets import load_preset
 from modules.ui.components.knobs import to_widgets
-from modules.ui.routes import add_routes
 
 pytestmark = pytest.mark.anyio
 
@@ -23,22 +19,17 @@ VALUES = to_widgets(SamplingParams(temperature=1.5))
 
 
 @pytest.fixture
-async def client(ctx: AppContext) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    add_routes(app, ctx)
-    app.add_middleware(AccessMiddleware, access=Access("sekrit-token"))
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 5000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as opened:
-        opened.headers["content-type"] = "application/json"
-        yield opened
+async def client(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    client.headers["content-type"] = "application/json"
+    return client
 
 
 async def post(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
-    return await client.post(f"/page/presets/{path}", content=json.dumps(body))
+    return await client.post(f"/presets/{path}", content=json.dumps(body))
 
 
 async def listed(client: httpx.AsyncClient) -> dict[str, Any]:
-    presets = (await client.get("/page/presets")).json()["presets"]
+    presets = (await client.get("/presets")).json()["presets"]
     return {preset["name"]: preset for preset in presets}
 
 
@@ -89,7 +80,7 @@ async def test_a_guest_loads_and_keeps_none(ctx: AppContext, client: httpx.Async
     await post(client, "save", name="Mine", values=VALUES)
     client.headers["x-forwarded-for"] = "203.0.113.9"
     client.cookies.set("lantern_token", "sekrit-token")
-    answer = (await client.get("/page/presets")).json()
+    answer = (await client.get("/presets")).json()
     assert (answer["may_save"], "Mine" in [p["name"] for p in answer["presets"]]) == (False, True)
     for act, body in (("save", {"values": VALUES}), ("delete", {})):
         assert (await post(client, act, name="Mine", **body)).status_code == 403

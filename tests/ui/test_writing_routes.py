@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from modules.access import Access, AccessMiddleware
 from modules.chat.drafts import Draft
 from modules.context import AppContext
-from modules.ui.routes import add_routes
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def client(ctx: AppContext) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    add_routes(app, ctx)
-    app.add_middleware(AccessMiddleware, access=Access("sekrit-token"))
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 5000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1/page") as opened:
-        yield opened
 
 
 def as_guest(client: httpx.AsyncClient) -> None:

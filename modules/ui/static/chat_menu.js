@@ -39,7 +39,7 @@ const exportMenu = (button, id) =>
   openMenu(button, "Export as", FORMS.map(([form, text, about]) => ({ text, about, run: () => download(`chats/${id}/export?form=${form}`) })));
 
 function moveChat(chat) {
-  const move = (folder) => post(`chats/${chat.id}/folder`, { text: folder });
+  const move = (folder, tell) => post(`chats/${chat.id}/folder`, { text: folder }, tell);
   const others = folders().filter((name) => name !== chat.folder);
   const choices = others.map((name) => ({ text: name, value: name }));
   if (chat.folder) choices.push({ text: "Out of its folder", value: "" });
@@ -58,7 +58,7 @@ async function deleteChat(id) {
 }
 
 function folderMenu(button, name) {
-  const rename = (text) => post("folders/rename", { name, text });
+  const rename = (text, tell) => post("folders/rename", { name, text }, tell);
   openMenu(button, name, [
     { text: "Rename…", run: () => ask("Rename the folder", { label: "Name", value: name, done: rename }) },
     { text: "Dissolve", about: "its chats stay", run: async () => (await rename("")) && say(`The folder ${name} is dissolved.`) },

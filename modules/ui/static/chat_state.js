@@ -52,7 +52,7 @@ export async function ensureChat() {
 }
 
 /** Whether the open chat, made or not, is one that reaches no disk. */
-export const incognito = () => state.chat >= FIRST_INCOGNITO || Boolean(state.fresh.incognito);
+const incognito = () => state.chat >= FIRST_INCOGNITO || Boolean(state.fresh.incognito);
 
 const inMemory = new Map();
 const draftKey = () => `lantern-draft-${state.chat}`;

@@ -3,7 +3,7 @@
 import { acts, byId, draft, ensureChat, onHead, onOpen, state, withValues } from "./chat_state.js";
 import { element, post, present, say } from "./net.js";
 
-export async function send() {
+async function send() {
   const box = byId("composer-text");
   const text = box.value;
   if (!(text.trim() || state.head?.files?.length) || state.head?.busy || state.sending) return;
@@ -29,7 +29,7 @@ export function fitComposer() {
 }
 
 /** A sentence above the composer; with `look`, a button that shows what goes into the request. */
-export function note(text, look = false) {
+function note(text, look = false) {
   const place = byId("composer-note");
   place.hidden = !text;
   place.replaceChildren(text ?? "");

@@ -28,18 +28,31 @@ export function button(text, kind, run) {
   return made;
 }
 
-/** Ask for one line of text; `choices` can be taken instead. `done` gets it, trimmed. */
-export function ask(title, { label, value = "", save = "Save", choices = [], done }) {
+/**
+ * Ask for one line of text; `choices` can be taken instead. `done` gets it, trimmed, and a
+ * function that tells what is wrong with it; it returns whether the dialog may close.
+ * `look` says of what stands there what the button does and what will come of it.
+ */
+export function ask(title, { label, value = "", save = "Save", choices = [], look = null, done }) {
   const box = element("input", { value, maxLength: 120, autocomplete: "off", id: "ask-text" });
-  const cancel = button("Cancel", "quiet", () => dialog.close());
-  const buttons = element("div", { className: "row-end" }, cancel, element("button", { className: "primary" }, save));
-  const form = element("form", {}, element("label", { htmlFor: "ask-text" }, label), box, buttons);
-  const answer = (text) => (dialog.close(), done(text));
+  const told = element("p", { className: "soft", role: "status", hidden: !look });
+  const sent = element("button", { className: "primary" }, save);
+  const buttons = element("div", { className: "row-end" }, button("Cancel", "quiet", () => dialog.close()), sent);
+  const form = element("form", {}, element("label", { htmlFor: "ask-text" }, label), box, told, buttons);
+  const tell = (text, fault = true) => ((told.hidden = false), (told.textContent = text), told.classList.toggle("fault", fault));
+  const answer = async (text) => (await done(text, tell)) && dialog.close();
   const made = choices.map(({ text, value: its }) => button(text, "", () => answer(its)));
-  const dialog = openDialog(title, "preset-dialog", made.length ? element("div", { className: "choices" }, ...made) : null, form);
+  const dialog = openDialog(title, "ask-dialog", made.length ? element("div", { className: "choices" }, ...made) : null, form);
+  box.oninput = () => {
+    if (!look) return;
+    const seen = look(box.value.trim());
+    sent.textContent = seen.save;
+    tell(seen.told, false);
+  };
   form.onsubmit = (event) => {
     event.preventDefault();
     if (box.value.trim()) answer(box.value.trim());
   };
+  box.oninput();
   box.select();
 }

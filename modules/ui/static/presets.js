@@ -1,5 +1,6 @@
 // The head of the parameters: presets, chosen, kept, and compared with the values as they are.
 
+import { ask } from "./dialogs.js";
 import { element, get, post, present, say } from "./net.js";
 import { onEngine } from "./strip.js";
 
@@ -112,33 +113,19 @@ async function remove(preset) {
 
 function askName() {
   const preset = chosen();
-  const box = element("input", { id: "preset-name", value: preset?.own ? preset.name : "", maxLength: 120, autocomplete: "off" });
-  const told = element("p", { className: "soft", role: "status" });
-  const button = element("button", { className: "primary" }, "Save");
-  const cancel = element("button", { type: "button", className: "quiet" }, "Cancel");
-  const form = element("form", {}, element("label", { htmlFor: "preset-name" }, "Name of the preset"), box, told, element("div", { className: "row-end" }, cancel, button));
-  const dialog = element("dialog", { className: "keys preset-dialog", ariaLabel: "Save a preset" }, element("h2", {}, "Save a preset"), form);
-  const tell = (text, fault = false) => ((told.textContent = text), told.classList.toggle("fault", fault));
-  box.oninput = () => {
-    const there = presets.find((one) => one.name === box.value.trim());
-    button.textContent = there?.own ? "Replace" : "Save";
-    tell(there?.own ? "Your preset of this name is replaced." : there ? "Yours will stand for Lantern's until you delete it." : "Length, stop strings and seed are not part of a preset.");
+  const look = (name) => {
+    const there = presets.find((one) => one.name === name);
+    if (there?.own) return { save: "Replace", told: "Your preset of this name is replaced." };
+    if (there) return { save: "Save", told: "Yours will stand for Lantern's until you delete it." };
+    return { save: "Save", told: "Length, stop strings and seed are not part of a preset." };
   };
-  form.onsubmit = async (event) => {
-    event.preventDefault();
-    const name = box.value.trim();
-    if (!(await post("presets/save", { name, values: params.values }, (text) => tell(text, true)))) return;
+  const done = async (name, tell) => {
+    if (!(await post("presets/save", { name, values: params.values }, tell))) return false;
     localStorage.setItem(KEY, name);
-    dialog.close();
     fetchPresets();
+    return true;
   };
-  cancel.onclick = () => dialog.close();
-  dialog.onclose = () => dialog.remove();
-  dialog.onkeydown = (event) => event.stopPropagation(); // Esc closes this, and stops no reply
-  document.body.append(dialog);
-  box.oninput();
-  dialog.showModal();
-  box.select();
+  ask("Save a preset", { label: "Name of the preset", value: preset?.own ? preset.name : "", look, done });
 }
 
 // -- the beginning ------------------------------------------------------------------------

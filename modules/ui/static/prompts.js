@@ -1,5 +1,6 @@
 // Prompts: texts in prompts/ that are chosen, saved and deleted beside what is written.
 
+import { ask } from "./dialogs.js";
 import { element, get, post, present, say } from "./net.js";
 
 const pickers = [];
@@ -58,33 +59,17 @@ async function deletePrompt(select) {
 }
 
 function askName(text, select) {
-  const box = element("input", { id: "prompt-name", value: select.value, maxLength: 120, autocomplete: "off" });
-  const told = element("p", { className: "soft", role: "status" });
-  const button = element("button", { className: "primary" }, "Save");
-  const cancel = element("button", { type: "button", className: "quiet" }, "Cancel");
-  const form = element("form", {}, element("label", { htmlFor: "prompt-name" }, "Name of the prompt"), box, told, element("div", { className: "row-end" }, cancel, button));
-  const dialog = element("dialog", { className: "keys preset-dialog", ariaLabel: "Save a prompt" }, element("h2", {}, "Save a prompt"), form);
-  const tell = (words, fault = false) => ((told.textContent = words), told.classList.toggle("fault", fault));
-  box.oninput = () => {
-    const there = names.includes(box.value.trim());
-    button.textContent = there ? "Replace" : "Save";
-    tell(there ? "The prompt of this name is replaced." : "It is kept as a text file in prompts/.");
-  };
-  form.onsubmit = async (event) => {
-    event.preventDefault();
-    const name = box.value.trim();
-    const replace = names.includes(name);
-    if (!(await post("prompts/save", { name, text, replace }, (words) => (tell(words, true), refresh())))) return;
-    dialog.close();
+  const look = (name) =>
+    names.includes(name)
+      ? { save: "Replace", told: "The prompt of this name is replaced." }
+      : { save: "Save", told: "It is kept as a text file in prompts/." };
+  const done = async (name, tell) => {
+    const refused = (words) => (tell(words), refresh());
+    if (!(await post("prompts/save", { name, text, replace: names.includes(name) }, refused))) return false;
     await refresh();
     select.value = name;
     draw();
+    return true;
   };
-  cancel.onclick = () => dialog.close();
-  dialog.onclose = () => dialog.remove();
-  dialog.onkeydown = (event) => event.stopPropagation(); // Esc closes this, and stops no reply
-  document.body.append(dialog);
-  box.oninput();
-  dialog.showModal();
-  box.select();
+  ask("Save a prompt", { label: "Name of the prompt", value: select.value, look, done });
 }

@@ -6,9 +6,9 @@ const MARKS = { " ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽
 const SCALES = [0.1, 0.25, 0.5, 1];
 
 /** A token's text with its white space made visible. */
-export const visible = (text) => text.replace(/[ \n\t\r\u00a0]/g, (one) => MARKS[one]);
+const visible = (text) => text.replace(/[ \n\t\r\u00a0]/g, (one) => MARKS[one]);
 
-export function percent(share) {
+function percent(share) {
   if (share === 0) return "0";
   if (share < 0.0005) return "<0.1 %";
   return `${(100 * share).toFixed(1)} %`;
