@@ -36,23 +36,22 @@ def require_possible(params: SamplingParams) -> None:
     chosen = _methods(params)
     if len(chosen) > 1:
         first, second = chosen[:2]
-        neutral = [f"{name} to {knobs()[name].neutral:g}" for name in (first, second)]
         raise InvalidInputError(
             f"{_NAMES[first]} and {_NAMES[second].lower()} cannot work together.",
-            f"Set {' or '.join(neutral)}.",
+            f"Set {_neutral(first)}, or {_neutral(second)}.",
             field=second,
         )
     for name in chosen:
         if name in _WITHOUT_CHANCE and not params.greedy:
             raise InvalidInputError(
                 f"{_NAMES[name]} leaves nothing to chance.",
-                f"Turn do_sample off, or set {name} to {knobs()[name].neutral:g}.",
+                f"Turn {_label('do_sample')} off, or set {_neutral(name)}.",
                 field=name,
             )
     if params.penalty_alpha and not 2 <= params.top_k <= MOST_CANDIDATES:
         raise InvalidInputError(
-            f"Contrastive search cannot choose among top_k = {params.top_k} tokens.",
-            f"Set top_k to 2 to {MOST_CANDIDATES}, or penalty_alpha to 0.",
+            f"Contrastive search cannot choose among {params.top_k} tokens.",
+            f"Set {_label('top_k')} to 2 to {MOST_CANDIDATES}, or {_neutral('penalty_alpha')}.",
             field="top_k",
         )
 
@@ -63,8 +62,17 @@ def require_supported(params: SamplingParams, unsupported: Collection[str]) -> N
         if name in unsupported:
             raise EngineError(
                 f"{_NAMES[name]} does not work with this model, whose cache cannot be cut back.",
-                f"Set {name} to {knobs()[name].neutral:g}.",
+                f"Set {_neutral(name)}.",
             )
+
+
+def _label(name: str) -> str:
+    """A field as the page calls it, and as the API does."""
+    return f"{knobs()[name].label} ({name})"
+
+
+def _neutral(name: str) -> str:
+    return f"{_label(name)} to {knobs()[name].neutral:g}"
 
 
 def _methods(params: SamplingParams) -> list[str]:

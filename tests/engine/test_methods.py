@@ -66,5 +66,5 @@ def test_a_model_that_cannot_serve_a_method_says_so(name: str) -> None:
     params = SamplingParams.neutral(do_sample=False, **METHODS[name])
     with pytest.raises(EngineError, match="does not work with this model") as caught:
         require_supported(params, (name,))
-    assert f"{name} to {knobs()[name].neutral:g}" in caught.value.remedy
+    assert f"({name}) to {knobs()[name].neutral:g}" in caught.value.remedy
     require_supported(params, tuple(other for other in METHODS if other != name))
