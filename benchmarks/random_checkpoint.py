@@ -1,8 +1,9 @@
 """Write a Llama checkpoint of random weights, for measurements that do not depend on them.
 
-    python benchmarks/random_checkpoint.py OUT [--kind gptq|float16] [--size 7b|tiny]
+    python benchmarks/random_checkpoint.py OUT [--kind gptq|float16] [--size 7b|small|tiny]
 
-GPTQ is 4-bit, group 128, symmetric, format v1.
+GPTQ is 4-bit, group 128, symmetric, format v1. `small` has two layers whose heads are as wide as
+those of `7b`, and takes a second on a processor.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 SIZES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000},
+    "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 2,
+              "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 2048},
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 512},
 }  # fmt: skip

@@ -96,11 +96,14 @@ class Spy:
     def start(self, track: Track) -> int:
         return self.inner.start(track)
 
+    def has_room(self, track: Track) -> bool:
+        return self.inner.has_room(track)
+
     def prefill(self, track: Track, count: int) -> Tensor | None:
         return self.inner.prefill(track, count)
 
-    def decode(self, tracks: Collection[Track]) -> Tensor:
-        logits = self.inner.decode(tracks)
+    def decode(self, tracks: Collection[Track], *tokens: Tensor | None) -> Tensor:
+        logits = self.inner.decode(tracks, *tokens)
         for row, track in zip(logits, tracks, strict=True):
             if track.id in self.poison:
                 row[3] = self.poison[track.id]

@@ -45,11 +45,6 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-# A chunk is what a cancel or another reply's next token may have to wait for. A 135M model
-# on two shared cores, median of six: 128 tokens in 0.38 s (337 tokens/s), 256 in 0.62 (412).
-_PREFILL_CHUNK = 256
-_PREFILL_CHUNK_CPU = 128
-
 
 class Worker:
     """The two threads of the process and what they share."""
@@ -90,24 +85,23 @@ class Worker:
 
         try:
             from modules.engine.worker.model_info import model_info
-            from modules.engine.worker.runner import TransformersRunner
+            from modules.engine.worker.runners import make_runner
             from modules.engine.worker.scheduler import Scheduler
             from modules.engine.worker.tokens import end_ids
-            from modules.engine.worker.warm_up import kept_tokens, warm_up
             from modules.loader.transformers_loader import load
 
             folder = Path(command.path)
             loaded = load(folder, progress, command.options, command.placement, command.offload_dir)
-            progress("Warming up", 1.0)
-            warm_up(loaded.model)
             info = model_info(folder, loaded, command.options)
-            kept = kept_tokens(loaded.model, loaded.inspection, info.context_length)
+            ready = make_runner(loaded, info.context_length, progress)
             scheduler = Scheduler(
-                TransformersRunner(loaded.model, kept),
+                ready.runner,
                 loaded.tokenizer,
                 end_ids(loaded.model.generation_config, loaded.tokenizer),
                 info.context_length,
-                prefill_chunk=_PREFILL_CHUNK_CPU if info.device == "cpu" else _PREFILL_CHUNK,
+                prefill_chunk=ready.chunk,
+                shared_chunk=ready.shared_chunk,
+                flights=ready.flights,
                 unsupported=info.unsupported,
             )
         except LoadFailedError as error:
@@ -174,7 +168,7 @@ def _import_libraries() -> None:
     with contextlib.suppress(Exception):
         from transformers import LlamaForCausalLM  # noqa: F401 - most models are, or are alike
 
-        import modules.engine.worker.runner
+        import modules.engine.worker.runners
         import modules.loader.transformers_loader  # noqa: F401
 
 

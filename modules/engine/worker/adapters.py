@@ -62,6 +62,16 @@ class Adapters:
         """Let the forwards from here on add these adapters."""
         self._active.mix = mix
 
+    def changes(self, place: str, mix: Mix) -> bool:
+        """Whether a mix changes the module at `place`."""
+        hooked = self._hooked.get(place)
+        return hooked is not None and any(name in hooked.parts for name, _ in mix)
+
+    def added(self, place: str, mix: Mix, x: Tensor, output: Tensor) -> Tensor:
+        """What a mix makes of the output [..., out] of the module at `place`, whose input was x."""
+        hooked = self._hooked.get(place)
+        return output if hooked is None else hooked.added(mix, x, output)
+
     def load(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
         """Read the adapter in `folder`, and measure on the tokens `probe` what it changes.
 
@@ -174,12 +184,16 @@ class _Hooked:
         """Leave the module as it was."""
         self._handle.remove()
 
-    def _add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def added(self, mix: Mix, x: Tensor, output: Tensor) -> Tensor:
+        """The output with what the adapters of a mix add."""
         whole = output
-        for name, weight in self._active.mix:
+        for name, weight in mix:
             for part in self.parts.get(name, ()):
-                whole = torch.add(whole, part(args[0], output), alpha=weight)
+                whole = torch.add(whole, part(x, output), alpha=weight)
         return whole
+
+    def _add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self.added(self._active.mix, args[0], output)
 
 
 class _Part(Protocol):

@@ -1,8 +1,8 @@
 """`Runner`: the seam between the scheduler and whatever computes logits.
 
 The scheduler decides whose tokens are computed when, and the methods in `decoding/` which;
-a runner computes them, and owns the KV caches. Faster runners (captured graphs, paged caches,
-batched decode) come as further implementations of the protocol, and nothing above it changes.
+a runner computes them, and owns the KV caches. `TransformersRunner` serves any model, and
+`LlamaRunner` (llama/runner.py) those of one family much faster.
 """
 
 from __future__ import annotations
@@ -44,18 +44,24 @@ class Runner(Protocol):
         """Make room for a track; returns how many prompt tokens are computed already."""
         ...
 
+    def has_room(self, track: Track) -> bool:
+        """Whether there is memory for the tokens of a track that was not started."""
+        ...
+
     def prefill(self, track: Track, count: int) -> Tensor | None:
         """Compute up to `count` further prompt tokens.
 
         Returns the logits [vocab] of the last prompt token, once it is computed. Raises
-        what the forward raised; the track cannot go on then.
+        what the forward raised; the track cannot go on then. Raises CacheFullError where there
+        is no room, and the track can go on when there is.
         """
         ...
 
     def decode(self, tracks: Collection[Track]) -> Tensor:
         """Compute the last token of each track; returns logits [len(tracks), vocab].
 
-        A track whose own forward failed has `error` set, and its row means nothing.
+        A track whose own forward failed has `error` set, and its row means nothing. The logits
+        are valid until the next call of the runner. Raises CacheFullError as `prefill` does.
         """
         ...
 
@@ -132,6 +138,10 @@ class TransformersRunner:
             return 0
         self._caches[track.id], track.computed = self._kept.take(track.token_ids, track.mix, room)
         return track.computed
+
+    def has_room(self, track: Track) -> bool:
+        """Always: its caches grow with its tracks."""
+        return True
 
     def prefill(self, track: Track, count: int) -> Tensor | None:
         """One forward over the next `count` prompt tokens."""

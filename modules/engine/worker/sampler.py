@@ -17,7 +17,7 @@ from modules.engine.worker.sampling.chain import Situation, make_chain
 from modules.engine.worker.structure.structure import Structure
 from modules.errors import EngineError
 
-__all__ = ["Sampler", "require_finite", "token_logprob"]
+__all__ = ["Sampler", "not_finite", "require_finite", "token_logprob"]
 
 
 def _no_tokens(text: str) -> list[int]:
@@ -93,10 +93,15 @@ def require_finite(logits: Tensor) -> None:
     """Raise EngineError for logits that are no numbers."""
     # max() passes NaN on, so this one reduction finds NaN, +inf and "all -inf".
     if not torch.isfinite(logits.max()):
-        raise EngineError(
-            "The model produced numbers that are not finite.",
-            "Try dtype bfloat16 or float32; if it happens again, the weights are damaged.",
-        )
+        raise not_finite()
+
+
+def not_finite() -> EngineError:
+    """What to say of logits that are no numbers."""
+    return EngineError(
+        "The model produced numbers that are not finite.",
+        "Try dtype bfloat16 or float32; if it happens again, the weights are damaged.",
+    )
 
 
 def token_logprob(

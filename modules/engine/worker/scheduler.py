@@ -28,9 +28,11 @@ from modules.engine.protocol import (
 from modules.engine.worker.decoding.choice import make_method
 from modules.engine.worker.decoding.method import Drawn, Method
 from modules.engine.worker.detokenizer import Detokenizer
+from modules.engine.worker.flights import Flight, Flights
+from modules.engine.worker.llama.blocks import CacheFullError
 from modules.engine.worker.looks import Looks
 from modules.engine.worker.runner import Runner
-from modules.engine.worker.sampler import Sampler
+from modules.engine.worker.sampler import Sampler, not_finite
 from modules.engine.worker.sequence import Sequence
 from modules.engine.worker.structure.structure import Structures
 from modules.engine.worker.tokens import encode, stop_ids
@@ -48,6 +50,11 @@ __all__ = ["Scheduler"]
 _PATIENCE_S = 0.02
 """How long a step waits for a structure where there is nothing else to do."""
 
+_NO_ROOM = (
+    "The context is longer than the memory that is left for it.",
+    "Shorten the prompt, or load the model with a smaller context.",
+)
+
 # What a LoRA's change is measured on: an instruction, an answer, prose, numbers and code.
 _PROBE = (
     "### Instruction: What is the capital of France?\n### Response: The capital of France is "
@@ -60,9 +67,10 @@ class Scheduler:
 
     A step gives every running sequence one token (its method of decoding may make another
     number of it), and one sequence one chunk of its prompt. So a long prompt delays the
-    others by a chunk at most, and a cancel takes effect within a step. At most `max_running`
-    sequences hold KV caches; the others wait. `unsupported` are the parameters that turn on
-    what the model cannot do.
+    others by a chunk at most, which is shorter while others are served (`shared_chunk`), and a
+    cancel takes effect within a step. At most `max_running` sequences hold KV caches; the others
+    wait. With `flights`, replies that sample plainly are computed a step ahead of what is said.
+    `unsupported` are the parameters that turn on what the model cannot do.
     """
 
     def __init__(
@@ -73,6 +81,8 @@ class Scheduler:
         context_length: int,
         max_running: int = 16,
         prefill_chunk: int = 256,
+        shared_chunk: int | None = None,
+        flights: Flights | None = None,
         unsupported: tuple[str, ...] = (),
     ) -> None:
         self._runner = runner
@@ -81,11 +91,14 @@ class Scheduler:
         self._context_length = context_length
         self._max_running = max_running
         self._prefill_chunk = prefill_chunk
+        self._shared_chunk = shared_chunk or prefill_chunk
         self._unsupported = unsupported
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._events: list[Event] = []
+        self._flights = flights
+        self._flight: Flight | None = None
         self._looks = Looks(tokenizer)
         self._structures = Structures(tokenizer)
 
@@ -160,16 +173,41 @@ class Scheduler:
         return events
 
     def _decode(self) -> None:
-        alone = [seq for seq in self._running if seq.method.alone()]
-        self._decode_together([seq for seq in self._running if seq not in alone])
+        rest = [seq for seq in self._running if seq.row is None]
+        alone = [seq for seq in rest if seq.method.alone()]
+        self._fly([seq for seq in self._running if seq.row is not None])
+        self._decode_together([seq for seq in rest if seq not in alone])
         for seq in alone:
             self._take(seq, seq.method.step)
+
+    def _fly(self, seqs: list[Sequence]) -> None:
+        """Launch the next step of all, and only then look what came of the one before."""
+        before, self._flight = self._flight, None
+        under_way = set() if before is None else set(before.seqs)
+        going = [s for s in seqs if len(s.token_ids) + (s in under_way) < s.max_tokens]
+        full = False
+        if going and self._flights is not None:
+            try:
+                self._flight = self._flights.launch(going, before)
+            except CacheFullError:
+                full = True
+            except Exception as error:  # noqa: BLE001 - the runner cannot say whose it is
+                for seq in going:
+                    self._fail(seq, error)
+        for seq, token_id, numbers in () if before is None else before.land():
+            if seq in self._running:
+                self._take(seq, partial(_landed, token_id, numbers))
+        if full:
+            self._make_room()
 
     def _decode_together(self, seqs: list[Sequence]) -> None:
         if not seqs:
             return
         try:
             logits = self._runner.decode(seqs)
+        except CacheFullError:
+            self._make_room()
+            return
         except Exception as error:  # noqa: BLE001 - the runner cannot say whose it is
             for seq in seqs:
                 self._fail(seq, error)
@@ -180,18 +218,42 @@ class Scheduler:
             else:
                 self._take(seq, partial(seq.method.draw, row))
 
+    def _make_room(self) -> None:
+        """Let the youngest reply wait until another has ended; it is computed anew then."""
+        youngest = self._running[-1]
+        if len(self._running) + len(self._prefilling) > 1 and type(youngest.method) is Method:
+            self._send_back(youngest)
+        else:
+            self._fail(youngest, EngineError(*_NO_ROOM))
+
+    def _send_back(self, seq: Sequence) -> None:
+        """From those who are served to the head of those who wait."""
+        for place in (self._prefilling, self._running):
+            if seq in place:
+                place.remove(seq)
+        self._runner.release(seq)
+        seq.computed = 0
+        self._waiting.appendleft(seq)
+
     def _admit(self) -> None:
         busy = len(self._running) + len(self._prefilling)
         ready = [seq for seq in self._waiting if _ready(seq)]
         if self._waiting and not (busy or ready or self._events):
             _ready(self._waiting[0], _PATIENCE_S)
         for seq in ready[: self._max_running - busy]:
+            # Nobody overtakes who waits for memory. Alone, a request finds out that it is too long.
+            if (self._running or self._prefilling) and not self._runner.has_room(seq):
+                break
             self._waiting.remove(seq)
             self._prefilling.append(seq)
             try:
                 if seq.sampler.structure is not None:
                     seq.sampler.structure.require()
-                seq.cached_tokens = seq.method.start()
+                cached = seq.method.start()
+                if len(seq.token_ids) == seq.prompt_tokens:  # else it was sent back in mid-reply
+                    seq.cached_tokens = cached
+                if self._flights is not None and seq.row is None:
+                    self._flights.board(seq)
             except Exception as error:  # noqa: BLE001 - one request's failure is its own
                 self._fail(seq, error)
 
@@ -202,7 +264,14 @@ class Scheduler:
         # The next step is another prompt's turn, so that a short one overtakes a long one.
         self._prefilling.rotate(-1)
         try:
-            logits = seq.method.prefill(self._prefill_chunk)
+            chunk = self._shared_chunk if self._running else self._prefill_chunk
+            logits = seq.method.prefill(chunk)
+        except CacheFullError:
+            if len(self._prefilling) + len(self._running) > 1 and type(seq.method) is Method:
+                self._send_back(seq)
+            else:
+                self._fail(seq, EngineError(*_NO_ROOM))
+            return
         except Exception as error:  # noqa: BLE001 - one request's failure is its own
             self._fail(seq, error)
             return
@@ -213,7 +282,13 @@ class Scheduler:
                 self._show(seq.look, seq, logits)
                 return
             self._running.append(seq)
-            self._take(seq, partial(seq.method.draw, logits))
+            self._take(seq, partial(self._first, seq, logits))
+
+    def _first(self, seq: Sequence, logits: Tensor) -> list[Drawn]:
+        """The first token after a prompt."""
+        if seq.row is None or self._flights is None:
+            return seq.method.draw(logits)
+        return _landed(*self._flights.first(seq, logits))
 
     def _show(self, command: NextTokens, seq: Sequence, logits: Tensor) -> None:
         """Tell what could be drawn from logits [vocab], and draw nothing."""
@@ -305,6 +380,13 @@ class Scheduler:
             if token_id is not None:
                 return [token_id]
         raise EngineError("The prompt is empty.", "Write something first.")
+
+
+def _landed(token_id: int, numbers: bool) -> list[Drawn]:
+    """A token that was drawn on the device. Raises EngineError where the logits were no numbers."""
+    if not numbers:
+        raise not_finite()
+    return [Drawn(token_id)]
 
 
 def _ready(seq: Sequence, patience: float = 0.0) -> bool:

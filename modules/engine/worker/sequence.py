@@ -23,6 +23,7 @@ from modules.engine.worker.sampler import Sampler, token_logprob
 
 if TYPE_CHECKING:
     from modules.engine.worker.decoding.method import Method
+    from modules.engine.worker.sampling.batch.row import Row
 
 __all__ = ["Sequence", "Track"]
 
@@ -53,7 +54,8 @@ class Sequence(Track):
     `token_ids` is the prompt and the reply so far, without an end token; `cached_tokens` of
     the prompt were in a cache before. The reply ends at `max_tokens` tokens in all, or at
     one of `end_ids`. `mix` is what the request's LoRAs come to, and `method` is how tokens
-    are made of its logits. With `look`, none is drawn: it only asks which one might be.
+    are made of its logits. With `look`, none is drawn: it only asks which one might be. `row` is
+    its state where tokens are drawn for many sequences at once.
     """
 
     request: GenerateRequest
@@ -67,6 +69,7 @@ class Sequence(Track):
     prompt_tokens: int = field(init=False)
     cached_tokens: int = 0
     look: NextTokens | None = None
+    row: Row | None = None
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float = 0.0
     last_token_at: float = 0.0

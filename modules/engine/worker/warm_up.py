@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from modules.engine.worker.kernels.packed import PackedKernels, use_kernels
+from modules.engine.worker.kernels.checked import product_kernels
+from modules.engine.worker.kernels.tiled_linear import use_tiles
 from modules.loader.inspect import Inspection
 
 __all__ = ["kept_tokens", "warm_up"]
@@ -24,7 +25,9 @@ def warm_up(model: PreTrainedModel) -> None:
     # that it has not met (github.com/pytorch/pytorch/pull/155958): with a 7B model on an H200 a
     # token took 65 ms, and 32 ms where the lengths came a second time.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    use_kernels(model, PackedKernels())
+    kernels = product_kernels(model)
+    if kernels is not None:
+        use_tiles(list(model.modules()), kernels)
     for length in (64, 1):
         model(input_ids=torch.zeros(1, length, dtype=torch.long, device=model.device))
     torch.cuda.synchronize()

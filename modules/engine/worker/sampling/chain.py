@@ -7,7 +7,7 @@ as the model gave them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,15 @@ from modules.engine.worker.sampling.truncation import (
     TopNSigma,
 )
 
-__all__ = ["BANS", "PENALTIES", "WARPERS", "Situation", "make_chain"]
+__all__ = [
+    "BANS",
+    "PENALTIES",
+    "WARPERS",
+    "Situation",
+    "make_chain",
+    "named_chain",
+    "sampler_order",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +78,22 @@ Factory = Callable[[SamplingParams, Situation], LogitsProcessor | None]
 
 def make_chain(situation: Situation) -> LogitsProcessorList:
     """The processors of a request: bans, penalties, and then what shapes a random choice."""
+    return LogitsProcessorList(named_chain(situation).values())
+
+
+def named_chain(situation: Situation) -> dict[str, LogitsProcessor]:
+    """The processors of `make_chain` by name, in their order."""
     params = situation.params
-    table = PENALTIES if params.greedy else {**PENALTIES, **WARPERS}
-    ordered = (table[name] for name in _order(params) if name in table)
-    made = (make(params, situation) for make in (*BANS.values(), *ordered))
-    return LogitsProcessorList([processor for processor in made if processor is not None])
+    table = {**BANS, **PENALTIES} if params.greedy else {**BANS, **PENALTIES, **WARPERS}
+    order = (*BANS, *sampler_order(params.sampler_priority, params.temperature_last))
+    made = {name: table[name](params, situation) for name in order if name in table}
+    return {name: processor for name, processor in made.items() if processor is not None}
 
 
-def _order(params: SamplingParams) -> list[str]:
-    order = list(dict.fromkeys((*params.sampler_priority, *SAMPLERS)))
-    if params.temperature_last:
+def sampler_order(priority: Iterable[str], temperature_last: bool) -> list[str]:
+    """The names of all samplers, those of `priority` first."""
+    order = list(dict.fromkeys((*priority, *SAMPLERS)))
+    if temperature_last:
         late = {"temperature", "dynamic_temperature", "quadratic_sampling", "adaptive_p"}
         order.sort(key=lambda name: name in late)
     return order

@@ -1,0 +1,116 @@
+"""Bandwidth of decode attention over the paged cache, beside what a copy on the card reaches.
+
+    python benchmarks/attention_kernel.py
+
+Each case runs in a captured graph over several caches, together larger than the card's own cache
+of memory, with blocks in random order. Every case is checked against plain torch in float32
+before it is timed. The last line is a JSON object with the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from modules.engine.worker.kernels.attention import DecodeAttention, attend_reference
+
+DIM = 128
+SHAPES = {"Llama-2-7B": (32, 32), "Llama-3-8B": (32, 8)}
+CASES = [
+    ("Llama-2-7B", 1, 512), ("Llama-2-7B", 1, 4096), ("Llama-2-7B", 4, 1024),
+    ("Llama-2-7B", 16, 1024), ("Llama-3-8B", 1, 512), ("Llama-3-8B", 1, 4096),
+    ("Llama-3-8B", 16, 1024),
+]  # fmt: skip
+CARD_CACHE = 300 * 2**20
+
+
+@dataclass
+class Case:
+    """Rows of one length, and several layers' keys and values for them."""
+
+    q: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    tables: torch.Tensor
+    lengths: torch.Tensor
+
+    @classmethod
+    def of(cls, heads: int, kv_heads: int, rows: int, context: int) -> Case:
+        blocks = rows * -(-context // 16)
+        shape = (blocks, kv_heads, 16, DIM)
+        size = 4 * blocks * kv_heads * 16 * DIM
+        layers = [(_halves(*shape), _halves(*shape)) for _ in range(max(4, -(-CARD_CACHE // size)))]
+        tables = torch.randperm(blocks, device="cuda").int().view(rows, -1)
+        lengths = torch.full((rows,), context, dtype=torch.int32, device="cuda")
+        return cls(_halves(rows, heads, DIM), layers, tables, lengths)
+
+    def check(self, attention: DecodeAttention) -> None:
+        for keys, values in (self.layers[0], self.layers[-1]):
+            meant = attend_reference(
+                self.q.float(), keys.float(), values.float(), self.tables, self.lengths, DIM**-0.5
+            )
+            found = attention(self.q, keys, values, self.tables, self.lengths)
+            assert (found.float() - meant).abs().max() < 2e-3
+
+
+def _halves(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.float16)
+
+
+def seconds(work: Callable[[], object], repeats: int = 20) -> float:
+    """Of one run of `work`, by graph replay."""
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()
+    start.record()
+    for _ in range(repeats):
+        graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / repeats
+
+
+def main() -> None:
+    device = torch.device("cuda")
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / seconds(lambda: target.copy_(source))
+    print(f"{torch.cuda.get_device_name()}: a copy moves {copy / 1e12:.2f} TB/s\n")
+    print("| shape | rows | context | us | TB/s | of the copy |\n|---|---|---|---|---|---|")
+    figures = []
+    for name, rows, context in CASES:
+        heads, kv_heads = SHAPES[name]
+        attention = DecodeAttention(heads, kv_heads, DIM, torch.float16, device, rows)
+        case = Case.of(heads, kv_heads, rows, context)
+        case.check(attention)
+        out = torch.empty_like(case.q)
+
+        def work(
+            case: Case = case, attention: DecodeAttention = attention, out: torch.Tensor = out
+        ) -> None:
+            for keys, values in case.layers:
+                attention(case.q, keys, values, case.tables, case.lengths, out)
+
+        taken = seconds(work) / len(case.layers)
+        speed = 4 * rows * context * kv_heads * DIM / taken
+        print(f"| {name} | {rows} | {context} | {taken * 1e6:.1f} | {speed / 1e12:.2f} "
+              f"| {speed / copy:.0%} |", flush=True)  # fmt: skip
+        figures.append({"shape": name, "rows": rows, "context": context, "us": taken * 1e6,
+                        "of_copy": speed / copy})  # fmt: skip
+        del case, work, out
+    print(json.dumps({"device": torch.cuda.get_device_name(), "copy": copy, "cases": figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+// Attention of single tokens over a paged cache, in shares that are merged (split-KV).
+//
+//   out[r, h] = sum over t < length[r] of softmax_t(scale * q[r, h] . k[t]) * v[t]
+//
+// Compiled with DIM (of a head; a multiple of 32, 256 at most) and BFLOAT (0 or 1). A block of
+// threads has a row, up to eight query heads of one key head, and a share of the row's cache; its
+// warps take the share's tiles, which are cache blocks of 16 tokens, in turns. The tensor cores
+// multiply, since even one head of eight then costs fewer instructions than products of floats:
+//
+//   scores [16 tokens, 8 heads] = K [16, DIM] * q^T         out^T [DIM, 8] += V^T [DIM, 16] * p
+//
+// Both products may take their inner or outer dimensions in any order, so the order is one in
+// which every lane reads 16 bytes of K and V straight from the cache: nothing passes through shared
+// memory. In the names of the manual of mma.m16n8k16, `group` is lane / 4 and `member` lane % 4.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+#define WARPS 4
+#define TILE 16                // tokens of a cache block
+#define HEADS 8                // query heads that a block of threads computes at most
+#define SHARES 32              // shares of a row at most
+#define STEPS (DIM / 32)       // of the product over DIM, two mma each
+#define PAIRS (DIM / 16)       // pairs of dimensions of V that a lane reads of one token
+#define WIDE (DIM / 64 * 4)    // those of them in 16-byte reads; any others are read by 8 bytes
+#define NOTHING (-__int_as_float(0x7F800000))
+
+#if DIM > 128
+#define RESIDENT 2
+#else
+#define RESIDENT 4
+#endif
+
+__device__ __forceinline__ u16 narrow(float value) {
+  u16 half;
+#if BFLOAT
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(value));
+#else
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+#endif
+  return half;
+}
+
+__device__ __forceinline__ u32 narrow_pair(float low, float high) {
+  u32 pair;
+#if BFLOAT
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#else
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#endif
+  return pair;
+}
+
+__device__ __forceinline__ float power_of_two(float exponent) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(exponent));
+  return value;
+}
+
+__device__ __forceinline__ u32 transposed(u32 pair) {  // of the 8 x 8 halves of a warp
+  u32 other;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(other) : "r"(pair));
+  return other;
+}
+
+__device__ __forceinline__ void multiply(float* sums, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
+                                         u32 b1) {
+#if BFLOAT
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+#endif
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Zeros past the end of a row: what lies there may be no number, which no weight of zero removes.
+__device__ __forceinline__ void read16(u32* words, const u16* from, bool there) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.u32 p, %5, 0; mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; "
+      "mov.u32 %3, 0; @p ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+      : "=&r"(words[0]), "=&r"(words[1]), "=&r"(words[2]), "=&r"(words[3])
+      : "l"(from), "r"((u32)there));
+}
+
+__device__ __forceinline__ void read8(u32* words, const u16* from, bool there) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.u32 p, %3, 0; mov.u32 %0, 0; mov.u32 %1, 0; "
+      "@p ld.global.cg.v2.u32 {%0,%1}, [%2]; }"
+      : "=&r"(words[0]), "=&r"(words[1])
+      : "l"(from), "r"((u32)there));
+}
+
+__device__ __forceinline__ void wait_for_others() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ float largest_of_groups(float value) {
+#pragma unroll
+  for (int step = 4; step < 32; step <<= 1)
+    value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+  return value;
+}
+
+__device__ __forceinline__ float sum_of_groups(float value) {
+#pragma unroll
+  for (int step = 4; step < 32; step <<= 1) value += __shfl_xor_sync(0xFFFFFFFFu, value, step);
+  return value;
+}
+
+// The first of the two dimensions of V that word `pair` of a lane holds.
+__device__ __forceinline__ int dimension(int pair, int group) {
+  if (pair < WIDE) return pair / 4 * 64 + group * 8 + pair % 4 * 2;
+  return WIDE * 16 + group * 4 + (pair - WIDE) * 2;
+}
+
+// What a warp has seen: for heads 2 * member and 2 * member + 1 the largest score and its lanes'
+// sum of weights, and for pair i of dimensions d (first and second head) and d + 1 (again).
+struct Seen {
+  float largest[2], sum[2], out[PAIRS][4];
+};
+
+// One tile: `left` tokens of it are the row's.
+__device__ __forceinline__ void attend(Seen& seen, const u32 (*q)[4], const u16* keys,
+                                       const u16* values, int left, int group, int member,
+                                       float scale) {
+  u32 near[STEPS][4], far[STEPS][4], v[4][PAIRS];
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    const u16* from = keys + group * DIM + s * 32 + member * 8;
+    read16(near[s], from, group < left);
+    read16(far[s], from + 8 * DIM, group + 8 < left);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int token = member * 2 + i / 2 * 8 + i % 2;
+    const u16* from = values + token * DIM;
+#pragma unroll
+    for (int w = 0; w < WIDE; w += 4)
+      read16(v[i] + w, from + w * 16 + group * 8, token < left);
+    if (WIDE < PAIRS) read8(v[i] + WIDE, from + WIDE * 16 + group * 4, token < left);
+  }
+  float scores[4] = {}, others[4] = {};  // two chains, since an mma waits for the one before it
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    multiply(scores, near[s][0], far[s][0], near[s][1], far[s][1], q[s][0], q[s][1]);
+    multiply(others, near[s][2], far[s][2], near[s][3], far[s][3], q[s][2], q[s][3]);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    scores[i] = group + i / 2 * 8 < left ? (scores[i] + others[i]) * scale : NOTHING;
+  float fade[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    float largest = largest_of_groups(fmaxf(scores[i], scores[i + 2]));
+    largest = fmaxf(seen.largest[i], largest);
+    fade[i] = power_of_two(seen.largest[i] - largest);
+    seen.largest[i] = largest;
+    scores[i] = power_of_two(scores[i] - largest);
+    scores[i + 2] = power_of_two(scores[i + 2] - largest);
+    seen.sum[i] = seen.sum[i] * fade[i] + scores[i] + scores[i + 2];
+  }
+  u32 first = transposed(narrow_pair(scores[0], scores[1]));
+  u32 second = transposed(narrow_pair(scores[2], scores[3]));
+#pragma unroll
+  for (int w = 0; w < PAIRS; w++) {
+    float* out = seen.out[w];
+    out[0] *= fade[0], out[1] *= fade[1], out[2] *= fade[0], out[3] *= fade[1];
+    multiply(out, __byte_perm(v[0][w], v[1][w], 0x5410), __byte_perm(v[0][w], v[1][w], 0x7632),
+             __byte_perm(v[2][w], v[3][w], 0x5410), __byte_perm(v[2][w], v[3][w], 0x7632), first,
+             second);
+  }
+}
+
+// q, out [rows, heads, DIM]; keys, values [blocks, kv_heads, TILE, DIM]; tables [rows, stride];
+// grid (kv_heads * parts, rows, shares): the heads of a key head in `parts` of up to HEADS. A share
+// is at least `least` tiles. partial [rows, heads, shares, DIM] and totals [rows, heads, shares]
+// are what shares hand over, and `arrived` [rows, kv_heads * parts] counts them, zero in between.
+extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
+    attention(const u16* q, const u16* keys, const u16* values, const int* tables,
+              const int* lengths, u16* out, float* partial, float2* totals, int* arrived,
+              int stride, int heads, int kv_heads, int parts, int least, float scale) {
+  __shared__ alignas(16) float merged[WARPS][HEADS][DIM];
+  __shared__ float2 seen_by[SHARES][HEADS];
+  __shared__ int is_last;
+  wait_for_others();
+  int row = blockIdx.y, kv_head = blockIdx.x / parts, part = blockIdx.x % parts;
+  int share = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int group = lane / 4, member = lane % 4;
+  int of_key = heads / kv_heads, each = (of_key + parts - 1) / parts;
+  int count = min(each, of_key - part * each);
+  size_t head = (size_t)row * heads + kv_head * of_key + part * each;  // the first one's place
+
+  int length = lengths[row];
+  if (length <= 0) {
+    if (share == 0)
+      for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) out[head * DIM + i] = 0;
+    return;
+  }
+  int tiles = (length + TILE - 1) / TILE;
+  int shares = max(1, min((int)gridDim.z, tiles / least));
+  int tiles_each = (tiles + shares - 1) / shares;
+  shares = (tiles + tiles_each - 1) / tiles_each;
+  if (share >= shares) return;
+  int begin = share * tiles_each, end = min(begin + tiles_each, tiles);
+
+  u32 query[STEPS][4];
+#pragma unroll
+  for (int s = 0; s < STEPS; s++)
+    read16(query[s], q + (head + group) * DIM + s * 32 + member * 8, group < count);
+  Seen seen = {{NOTHING, NOTHING}};
+  const int* table = tables + (size_t)row * stride;
+  int block = begin + warp < end ? table[begin + warp] : 0;
+  for (int tile = begin + warp; tile < end; tile += WARPS) {
+    int next = tile + WARPS < end ? table[tile + WARPS] : 0;
+    size_t at = ((size_t)block * kv_heads + kv_head) * (TILE * DIM);
+    attend(seen, query, keys + at, values + at, length - tile * TILE, group, member, scale);
+    block = next;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int which = member * 2 + i;
+    float sum = sum_of_groups(seen.sum[i]);
+    if (which >= count) continue;
+    if (group == 0) seen_by[warp][which] = make_float2(seen.largest[i], sum);
+#pragma unroll
+    for (int w = 0; w < PAIRS; w++) {
+      float2 two = make_float2(seen.out[w][i], seen.out[w][i + 2]);
+      *(float2*)&merged[warp][which][dimension(w, group)] = two;
+    }
+  }
+  __syncthreads();
+
+  int warps = min(WARPS, end - begin);
+  for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) {
+    int which = i / DIM;
+    float largest = NOTHING, sum = 0.0f, value = 0.0f;
+    for (int w = 0; w < warps; w++) largest = fmaxf(largest, seen_by[w][which].x);
+    for (int w = 0; w < warps; w++) {
+      float weight = power_of_two(seen_by[w][which].x - largest);
+      sum += weight * seen_by[w][which].y;
+      value += weight * merged[w][which][i % DIM];
+    }
+    if (shares == 1) {
+      out[head * DIM + i] = narrow(value / sum);
+    } else {
+      size_t to = (head + which) * gridDim.z + share;
+      partial[to * DIM + i % DIM] = value;
+      if (i % DIM == 0) totals[to] = make_float2(largest, sum);
+    }
+  }
+  if (shares == 1) return;
+
+  // The share that arrives last merges all of them, in their order, so that sums are the same
+  // whichever it is.
+  __threadfence();
+  __syncthreads();
+  int* counter = arrived + row * gridDim.x + blockIdx.x;
+  if (threadIdx.x == 0) is_last = atomicAdd(counter, 1) == shares - 1;
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  if (threadIdx.x == 0) *counter = 0;
+  for (int i = threadIdx.x; i < count * shares; i += WARPS * 32)
+    seen_by[i % shares][i / shares] = __ldcg(totals + (head + i / shares) * gridDim.z + i % shares);
+  __syncthreads();
+  for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) {
+    int which = i / DIM;
+    const float* from = partial + (head + which) * gridDim.z * DIM + i % DIM;
+    float largest = NOTHING, sum = 0.0f, value = 0.0f;
+    for (int s = 0; s < shares; s++) largest = fmaxf(largest, seen_by[s][which].x);
+#pragma unroll 8
+    for (int s = 0; s < shares; s++) {
+      float weight = power_of_two(seen_by[s][which].x - largest);
+      sum += weight * seen_by[s][which].y;
+      value += weight * __ldcg(from + (size_t)s * DIM);
+    }
+    out[head * DIM + i] = narrow(value / sum);
+  }
+}

@@ -1,0 +1,163 @@
+"""`DecodeAttention`: attention of single tokens over the paged cache, on a card.
+
+`keys` and `values` of a layer are [blocks, kv_heads, 16, head_dim]; row r attends to the first
+lengths[r] tokens of the blocks that tables[r] names:
+
+    out[r, h] = sum over t of softmax_t(scale * q[r, h] . k[t]) * v[t]
+
+Several blocks of threads share the tokens of a row, and the last of them to finish merges what
+they found (split-KV, "Flash-Decoding", pytorch.org/blog/flash-decoding). The reference,
+`attend_reference`, is what the processor runs. benchmarks/attention_kernel.py measures.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from modules.engine.worker.kernels.launch import Kernel
+
+__all__ = ["DecodeAttention", "attend_places", "attend_reference", "row_places"]
+
+_SOURCE = Path(__file__).with_name("attention.cu")
+_BLOCK = 16
+_HEADS = 8  # query heads that a block of threads computes at most; HEADS in attention.cu
+_WARPS = 4  # as in attention.cu
+_SHARES = 32  # of a row at most, as in attention.cu
+_SLOTS = 132 * 4  # blocks of threads that are at work at once on an H100
+_MOST_GROUPED = 16
+
+
+class DecodeAttention:
+    """The kernel for one shape of heads, and its workspace for up to `rows` rows.
+
+    Raises RuntimeError or OSError where the kernel cannot be compiled.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        rows: int,
+    ) -> None:
+        defines = {"DIM": head_dim, "BFLOAT": int(dtype == torch.bfloat16)}
+        source = _SOURCE.read_text(encoding="utf-8")
+        self._kernel = Kernel(source, "attention", device, defines)
+        self._heads, self._kv_heads, self._head_dim = heads, kv_heads, head_dim
+        self._rows = rows
+        self._parts = math.ceil(heads / kv_heads / _HEADS)
+        shares = max(count * self._shares(count)[0] for count in range(1, rows + 1))
+        self._partial = torch.empty(shares * heads, head_dim, device=device)
+        self._totals = torch.empty(shares * heads, 2, device=device)
+        self._arrived = torch.zeros(rows * kv_heads * self._parts, dtype=torch.int32, device=device)
+
+    @staticmethod
+    def fits(
+        heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> bool:
+        """Whether there is a kernel for this shape on this device."""
+        return (
+            device.type == "cuda"
+            and torch.cuda.get_device_capability(device) >= (8, 0)
+            and dtype in (torch.float16, torch.bfloat16)
+            and head_dim % 32 == 0
+            and head_dim <= 256
+            and heads % kv_heads == 0
+            and heads // kv_heads <= _MOST_GROUPED
+        )
+
+    def __call__(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        tables: Tensor,
+        lengths: Tensor,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Attend with q [rows, heads, head_dim], and return the same shape, in `out` if given.
+
+        `tables` is int32 [rows, blocks of a row at most], `lengths` int32 [rows]; a row of
+        length 0 gives zeros. Every tensor is contiguous. The scale is 1 / sqrt(head_dim). How the
+        work is shared depends on the number of rows and each row's own length alone, so a row's
+        result does not depend on what the others hold. Raises ValueError where there are more
+        rows than there is workspace for.
+        """
+        rows = len(q)
+        if rows > self._rows:
+            raise ValueError(f"{rows} rows, and workspace for {self._rows}.")
+        out = torch.empty_like(q) if out is None else out
+        shares, least = self._shares(rows)
+        grid = (self._kv_heads * self._parts, rows, shares)
+        tensors = (q, keys, values, tables, lengths, out)
+        workspace = (self._partial, self._totals, self._arrived)
+        sizes = (tables.shape[1], self._heads, self._kv_heads, self._parts, least)
+        scale = math.log2(math.e) / math.sqrt(self._head_dim)  # the kernel takes powers of two
+        self._kernel.launch(grid, _WARPS * 32, *tensors, *workspace, *sizes, scale)
+        return out
+
+    def _shares(self, rows: int) -> tuple[int, int]:
+        """Into how many shares a row is divided at most, and how many blocks one has at least.
+
+        With few rows a share may be as small as a block a warp, so that a short context is read
+        by the whole card. Where the rows fill the card by themselves, only a long one is divided
+        (one warp in turn reads some 16 blocks): one long chat beside short ones would otherwise
+        be read by a few of the card's processors.
+        """
+        filling = _SLOTS // (rows * self._kv_heads * self._parts)
+        if filling >= 4:
+            return min(filling, _SHARES), _WARPS
+        return 4, _WARPS * 16 // max(1, filling)
+
+
+def attend_reference(
+    q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scale: float
+) -> Tensor:
+    """What `DecodeAttention` computes, in plain torch, for any dtype and device."""
+    places = row_places(tables, lengths, keys.shape[1])
+    return attend_places(q, keys, values, places, scale)
+
+
+def row_places(tables: Tensor, lengths: Tensor, kv_heads: int) -> list[tuple[int, Tensor]]:
+    """For every row its length, and where its blocks lie: the indices block * kv_heads + head
+    of keys.view(blocks * kv_heads, ...), a key head after the other.
+
+    They are the same for every layer of a step, and for a short context take a third of the
+    time of `attend_places`.
+    """
+    heads = torch.arange(kv_heads, device=tables.device)[:, None]
+    return [
+        (length, (table[: -(-length // _BLOCK)] * kv_heads + heads).flatten())
+        for table, length in zip(tables, lengths.tolist(), strict=True)
+    ]
+
+
+def attend_places(
+    q: Tensor, keys: Tensor, values: Tensor, places: list[tuple[int, Tensor]], scale: float
+) -> Tensor:
+    """`attend_reference` for rows whose places are known.
+
+    The query heads of a key head are passed as queries of one sequence, so that nothing is
+    repeated for them, and each row's blocks are copied once.
+    """
+    heads, dim = q.shape[1:]
+    kv_heads = keys.shape[1]
+    flat_keys, flat_values = (cache.view(-1, _BLOCK * dim) for cache in (keys, values))
+    found = []
+    for row, (length, at) in zip(q, places, strict=True):
+        if length == 0:
+            found.append(torch.zeros_like(row))
+            continue
+        k = flat_keys.index_select(0, at).view(1, kv_heads, -1, dim)[:, :, :length]
+        v = flat_values.index_select(0, at).view(1, kv_heads, -1, dim)[:, :, :length]
+        grouped = row.view(1, kv_heads, -1, dim)
+        attended = functional.scaled_dot_product_attention(grouped, k, v, scale=scale)
+        found.append(attended.reshape(heads, dim))
+    return found[0][None] if len(found) == 1 else torch.stack(found)

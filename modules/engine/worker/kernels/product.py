@@ -1,0 +1,217 @@
+"""`ProductKernels`: products with packed weights on the tensor cores, for one to 64 rows.
+
+What stands before and after a product in a Llama layer is computed on the way, so that a layer
+of a decode step is five kernels: the norm of x before it (of the queries, keys and values, and of
+gate and up), and after it the addition to the residual, the gate, or the rotary embedding with
+the write into the cache. benchmarks/product_kernel.py measures; RESULTS.md has its figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from modules.engine.worker.kernels.launch import Kernel
+from modules.engine.worker.kernels.rows import Places
+from modules.engine.worker.kernels.tiles import Tiles
+
+__all__ = ["MOST_ROWS", "Norm", "ProductKernels", "Rope"]
+
+MOST_ROWS = 64
+"""Rows beyond which dequantizing and a dense product are faster."""
+
+_SOURCE = Path(__file__).with_name("product.cu")
+_AT_ONCE = 32
+_STATIC = 4096  # bytes of shared memory that the kernel has besides
+_EPILOGUES = {"plain": 0, "add": 1, "swiglu": 2, "rope": 3}
+
+Epilogue = Literal["plain", "add", "swiglu", "rope"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """x is normalised before the product: x / rms(x) * weight [in], as RMSNorm does."""
+
+    weight: Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rope:
+    """What the queries, keys and values of rows become, and where they go.
+
+    `keys` and `values` [blocks, kv_heads, 16, head_dim] are the cache, and `heads` the number of
+    query heads.
+    """
+
+    places: Places
+    keys: Tensor
+    values: Tensor
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a block divides its work: see product.cu."""
+
+    row_tiles: int
+    along_n: int
+    along_k: int
+    depth: int
+    per_processor: int
+
+    @staticmethod
+    def of(rows: int, weight: Tiles) -> _Shape:
+        """What was fastest on an H100; see benchmarks/RESULTS.md."""
+        if rows <= 8:
+            return _Shape(1, 1, 16, 4, 2)
+        if rows <= 16:
+            return _Shape(2, 2, 16, 4, 1)
+        return _Shape(4, 1, 8, 4, 2)
+
+    def shared(self, weight: Tiles) -> int:
+        """Bytes of shared memory of a block, without x."""
+        scales = (1 + (weight.group_size == 32)) * (1 + (weight.zeros is not None))
+        stage = weight.bits * 128 + scales * 128
+        warps = self.along_n * self.along_k
+        return warps * (self.depth * stage + 2 * self.row_tiles * 512)
+
+
+_Variant = tuple[_Shape, bool, bool, Epilogue, bool, int]
+"""How the work is divided, whether x is shared and normalised, the epilogue, whether there is a
+bias, and the size of a head where the epilogue needs it."""
+
+
+@dataclass(slots=True, eq=False)
+class ProductKernels:
+    """The kernels of one card for x of one dtype, compiled when they are first wanted."""
+
+    device: torch.device
+    dtype: torch.dtype
+    shape_of: Callable[[int, Tiles], _Shape] = _Shape.of
+    _compiled: dict[tuple[int, bool, int, _Variant | None], Kernel] = field(default_factory=dict)
+    _processors: int = field(init=False)
+    _shared: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        about: Any = torch.cuda.get_device_properties(self.device)
+        self._processors = about.multi_processor_count
+        self._shared = about.shared_memory_per_block_optin - _STATIC
+
+    def multiply(
+        self,
+        weight: Tiles,
+        x: Tensor,
+        y: Tensor,
+        *,
+        bias: Tensor | None = None,
+        norm: Norm | None = None,
+        epilogue: Epilogue = "plain",
+        rope: Rope | None = None,
+    ) -> Tensor:
+        """x [rows, in] times W into y, for 1 to 64 rows; with `norm` for up to 8.
+
+        y is [rows, out] for plain and add (which adds to what is there), [rows, out / 2] for
+        swiglu, and the queries [rows, heads * head_dim] for rope.
+        """
+        for first in range(0, len(x), _AT_ONCE):
+            rows = slice(first, first + _AT_ONCE)
+            self._multiply(weight, x[rows], y[rows], rows, bias, norm, epilogue, rope)
+        return y
+
+    def _multiply(
+        self, weight: Tiles, x: Tensor, y: Tensor, rows: slice, bias: Tensor | None,
+        norm: Norm | None, epilogue: Epilogue, rope: Rope | None,
+    ) -> None:  # fmt: skip
+        shape = self.shape_of(len(x), weight)
+        shared = shape.shared(weight)
+        shared_x = shared + x.nbytes <= self._shared
+        if norm is not None and not shared_x:
+            raise ValueError("x is too large to be normalised on the way.")
+        head_dim = 0 if rope is None else rope.keys.shape[-1]
+        variant = (shape, shared_x, norm is not None, epilogue, bias is not None, head_dim)
+        kernel = self._product(weight, variant)
+        none = weight.scales
+        gamma, eps = (none, 0.0) if norm is None else (norm.weight, norm.eps)
+        turned: tuple[Tensor, ...] = (none,) * 5
+        heads = kv_heads = 0
+        if rope is not None:
+            at = rope.places
+            turned = (at.cos_sin, at.positions[rows], at.slots[rows], rope.keys, rope.values)
+            heads, kv_heads = rope.heads, rope.keys.shape[1]
+        blocks = -(-weight.out_features // (16 * shape.along_n))
+        kernel.launch(
+            (min(blocks, self._processors * shape.per_processor), 1, 1),
+            32 * shape.along_n * shape.along_k,
+            *_tensors(weight),
+            none if bias is None else bias,
+            x,
+            gamma,
+            y,
+            *turned,
+            *_sizes(weight),
+            len(x),
+            heads,
+            kv_heads,
+            float(eps),
+            shared=shared + (x.nbytes if shared_x else 0),
+        )
+
+    def dequantize(self, weight: Tiles, out: Tensor | None = None) -> Tensor:
+        """W [out, in] in the dtype of the kernels, written to `out` where it is given."""
+        if out is None:
+            shape = (weight.out_features, weight.in_features)
+            out = torch.empty(shape, dtype=self.dtype, device=self.device)
+        key = (*_form(weight), None)
+        kernel = self._compiled.get(key)
+        if kernel is None:
+            unused = dict.fromkeys(("SHARED_X", "NORM", "EPILOGUE", "BIAS", "HEAD_DIM"), 0)
+            unused |= dict.fromkeys(("NT", "WN", "WK", "DEPTH"), 1)
+            kernel = self._compiled[key] = self._kernel("dequantize", weight, unused)
+        tiles = weight.codes.shape[0] * weight.codes.shape[1]
+        kernel.launch((-(-tiles // 8), 1, 1), 256, *_tensors(weight), out, *_sizes(weight))
+        return out
+
+    def _product(self, weight: Tiles, variant: _Variant) -> Kernel:
+        key = (*_form(weight), variant)
+        found = self._compiled.get(key)
+        if found is None:
+            shape, shared_x, normed, epilogue, biased, head_dim = variant
+            defines = {
+                "NT": shape.row_tiles,
+                "WN": shape.along_n,
+                "WK": shape.along_k,
+                "DEPTH": shape.depth,
+                "SHARED_X": int(shared_x),
+                "NORM": int(normed),
+                "EPILOGUE": _EPILOGUES[epilogue],
+                "BIAS": int(biased),
+                "HEAD_DIM": head_dim,
+            }
+            found = self._compiled[key] = self._kernel("product", weight, defines)
+        return found
+
+    def _kernel(self, name: str, weight: Tiles, defines: dict[str, int]) -> Kernel:
+        bits, zeros, group_tiles = _form(weight)
+        about = {"BITS": bits, "ZEROS": int(zeros), "GROUP_TILES": group_tiles}
+        about["BFLOAT"] = int(self.dtype == torch.bfloat16)
+        return Kernel(_SOURCE.read_text(encoding="utf-8"), name, self.device, about | defines)
+
+
+def _form(weight: Tiles) -> tuple[int, bool, int]:
+    """Bits, whether there are zero points, and the tiles of a group (0 for half a tile)."""
+    return weight.bits, weight.zeros is not None, weight.group_size // 64
+
+
+def _tensors(weight: Tiles) -> tuple[Tensor, Tensor, Tensor]:
+    return weight.codes, weight.scales, weight.scales if weight.zeros is None else weight.zeros
+
+
+def _sizes(weight: Tiles) -> tuple[int, int, int]:
+    """K, N, groups."""
+    return weight.in_features, weight.out_features, weight.scales.shape[1]

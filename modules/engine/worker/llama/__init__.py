@@ -1,0 +1,1 @@
+"""The fast runner for models of the Llama family."""

@@ -1,0 +1,144 @@
+"""`LlamaModel`: the computation of a Llama, from token ids to logits.
+
+The same for a token of each of many sequences and for a chunk of one prompt; what differs is how
+attention finds the keys, which the caller says. Where the weights are in tiles and the rows few,
+a layer is five to seven kernels (`_fused`); else it is composed of plain steps (`_composed`), between which
+LoRAs add what they change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from modules.engine.worker.kernels.product import Norm, Rope
+from modules.engine.worker.kernels.rows import HeadShape, Places, Rows
+from modules.engine.worker.kernels.tiled_linear import TiledLinear
+from modules.engine.worker.llama.linear import Linear
+from modules.engine.worker.llama.lora import RowMixes
+from modules.engine.worker.llama.shape import Shape
+
+__all__ = ["Attend", "Layer", "LlamaModel", "Weights"]
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From queries [rows, heads, head_dim] and a layer's cache to [rows, heads, head_dim]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """The weights of a layer. `name` is its place in the model, for LoRAs."""
+
+    name: str
+    input_norm: Tensor
+    qkv: Linear
+    heads: HeadShape
+    o: Linear
+    post_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """Those of the whole model; `embedding` is [vocabulary, hidden]."""
+
+    embedding: Tensor
+    layers: Sequence[Layer]
+    norm: Tensor
+    head: Linear
+    cos_sin: Tensor
+
+
+class LlamaModel:
+    """Computes rows of tokens. Keys and values go into `cache` as they are computed.
+
+    `cache` is [layers, 2, blocks, kv_heads, 16, head_dim].
+    """
+
+    def __init__(self, shape: Shape, weights: Weights, rows: Rows, cache: Tensor) -> None:
+        self.shape = shape
+        self.weights = weights
+        self.cache = cache
+        self._rows = rows
+
+    @torch.inference_mode()
+    def hidden(
+        self, tokens: Tensor, places: Places, attend: Attend, mixes: RowMixes | None = None
+    ) -> Tensor:
+        """The states after the last norm, [rows, hidden], of token ids [rows]."""
+        h = functional.embedding(tokens, self.weights.embedding)
+        if mixes is not None:
+            mixes.add("model.embed_tokens", tokens, h)
+        if mixes is None and self._fuses(len(tokens)):
+            return self._fused(h, places, attend)
+        return self._composed(h, places, attend, mixes)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor, mixes: RowMixes | None = None) -> Tensor:
+        """float32 [rows, vocabulary] of states [rows, hidden]."""
+        logits = self.weights.head(hidden)
+        if mixes is not None:
+            mixes.add("lm_head", hidden, logits)
+        return logits.float()
+
+    def _fuses(self, rows: int) -> bool:
+        layers = self.weights.layers
+        return all(
+            isinstance(linear, TiledLinear) and linear.fuses(rows)
+            for layer in layers[:1]
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        ) and all(layer.heads.q_norm is None for layer in layers[:1])
+
+    def _fused(self, h: Tensor, places: Places, attend: Attend) -> Tensor:
+        eps, heads = self.shape.eps, self.shape.heads
+        for layer, (keys, values) in zip(self.weights.layers, self.cache, strict=True):
+            qkv, o, gate_up, down = layer.qkv, layer.o, layer.gate_up, layer.down
+            assert isinstance(qkv, TiledLinear) and isinstance(o, TiledLinear)
+            assert isinstance(gate_up, TiledLinear) and isinstance(down, TiledLinear)
+            rope = Rope(places, keys, values, heads)
+            if TiledLinear.norms(len(h)):
+                q = qkv.turned(h, Norm(layer.input_norm, eps), rope)
+            else:
+                q = qkv.turned(self._rows.rms_norm(h, layer.input_norm, eps), None, rope)
+            attended = attend(q, keys, values).view(len(h), -1)
+            o.added(attended, h)
+            if TiledLinear.norms(len(h)):
+                gated = gate_up.gated(h, Norm(layer.post_norm, eps))
+            else:
+                gated = gate_up.gated(self._rows.rms_norm(h, layer.post_norm, eps), None)
+            down.added(gated, h)
+        return self._rows.rms_norm(h, self.weights.norm, eps)
+
+    def _composed(
+        self, h: Tensor, places: Places, attend: Attend, mixes: RowMixes | None
+    ) -> Tensor:
+        rows, eps = self._rows, self.shape.eps
+        delta: Tensor | None = None
+        for layer, (keys, values) in zip(self.weights.layers, self.cache, strict=True):
+            x = self._normed(h, delta, layer.input_norm)
+            qkv = layer.qkv(x)
+            if mixes is not None:
+                mixes.add_to_qkv(layer, x, qkv)
+            q = rows.rope_into_cache(qkv, layer.heads, places, keys, values)
+            attended = attend(q, keys, values).view(len(h), -1)
+            delta = layer.o(attended)
+            if mixes is not None:
+                mixes.add(f"{layer.name}.self_attn.o_proj", attended, delta)
+            x = rows.add_rms_norm(h, delta, layer.post_norm, eps)
+            gate_up = layer.gate_up(x)
+            if mixes is not None:
+                mixes.add_to_gate_up(layer, x, gate_up)
+            gated = rows.swiglu(gate_up, layer.gate_up.paired)
+            delta = layer.down(gated)
+            if mixes is not None:
+                mixes.add(f"{layer.name}.mlp.down_proj", gated, delta)
+        return self._normed(h, delta, self.weights.norm)
+
+    def _normed(self, h: Tensor, delta: Tensor | None, weight: Tensor) -> Tensor:
+        if delta is None:
+            return self._rows.rms_norm(h, weight, self.shape.eps)
+        return self._rows.add_rms_norm(h, delta, weight, self.shape.eps)
