@@ -13,12 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modules.engine.fake import CHATML
 from modules.engine.protocol import GenerateRequest
-from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.tokens import end_ids
 from modules.loader.options import LoadOptions
 from modules.loader.transformers_loader import LoadedModel, load
 from tests.engine.helpers import Reply, Spy, serve
+from tests.engine.runners import RUNNERS, make_runner
 
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 CORPUS = ["the capital of france is paris and the capital of italy is rome"] * 4
@@ -86,10 +86,10 @@ def tiny(checkpoint: Path) -> LoadedModel:
     return load(checkpoint, lambda stage, fraction: None, LoadOptions(device="cpu"))
 
 
-@pytest.fixture
-def spy(tiny: LoadedModel) -> Spy:
-    """The real runner, which notes what each sequence became."""
-    return Spy(TransformersRunner(tiny.model, CONTEXT))
+@pytest.fixture(params=RUNNERS)
+def spy(request: pytest.FixtureRequest, tiny: LoadedModel) -> Spy:
+    """A real runner, which notes what each sequence became."""
+    return Spy(make_runner(request.param, tiny.model, CONTEXT))
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from modules.engine.protocol import (
     GenerateRequest,
     TokenChunk,
 )
-from modules.engine.worker.runner import Runner
+from modules.engine.worker.llama.blocks import BLOCK
+from modules.engine.worker.llama.runner import LlamaRunner
+from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.sequence import Sequence, Track
 
@@ -85,13 +87,35 @@ def serve(scheduler: Scheduler, requests: Iterable[GenerateRequest]) -> dict[str
 
 
 class Spy:
-    """A runner that notes the tokens of each sequence, and can fail or lie on demand."""
+    """A runner that notes the tokens of each sequence, and can fail or lie on demand.
 
-    def __init__(self, runner: Runner) -> None:
+    `computed` is how many tokens each forward of one track had. `poison` is what a logit of a
+    track becomes when it is decoded, and what `poisoned` requests compute is no number at all.
+    """
+
+    def __init__(self, runner: TransformersRunner | LlamaRunner) -> None:
         self.inner = runner
         self.replies: dict[str, list[int]] = {}
+        self.computed: list[int] = []
         self.poison: dict[str, float] = {}
+        self.poisoned: set[str] = set()
         self.out_of_memory: set[str] = set()
+
+    def forget(self) -> None:
+        """Drop what is kept of those who ended, so that each request computes its prompt."""
+        if isinstance(self.inner, LlamaRunner):
+            self.inner._pool.clear()
+        else:
+            self.inner._kept.clear()
+
+    def held(self) -> set[str]:
+        """Whose caches are in use."""
+        inner = self.inner
+        return set(inner._tables if isinstance(inner, LlamaRunner) else inner._caches)
+
+    def shared(self, tokens: int) -> int:
+        """How many of so many known tokens a prompt takes over."""
+        return tokens // BLOCK * BLOCK if isinstance(self.inner, LlamaRunner) else tokens
 
     def start(self, track: Track) -> int:
         return self.inner.start(track)
@@ -100,10 +124,14 @@ class Spy:
         return self.inner.has_room(track)
 
     def prefill(self, track: Track, count: int) -> Tensor | None:
-        return self.inner.prefill(track, count)
+        before = track.computed
+        logits = self.inner.prefill(track, count)
+        self.computed.append(track.computed - before)
+        return None if logits is None else self._logits(logits[None], [track])[0]
 
     def decode(self, tracks: Collection[Track], *tokens: Tensor | None) -> Tensor:
-        logits = self.inner.decode(tracks, *tokens)
+        logits = self._logits(self.inner.decode(tracks, *tokens), tracks)
+        self.computed.extend(1 for _ in tracks)
         for row, track in zip(logits, tracks, strict=True):
             if track.id in self.poison:
                 row[3] = self.poison[track.id]
@@ -112,7 +140,8 @@ class Spy:
         return logits
 
     def extend(self, track: Track, ids: list[int]) -> Tensor:
-        return self.inner.extend(track, ids)
+        self.computed.append(len(ids))
+        return self._logits(self.inner.extend(track, ids), [track] * len(ids))
 
     def rewind(self, track: Track, length: int) -> None:
         self.inner.rewind(track, length)
@@ -130,3 +159,8 @@ class Spy:
         if isinstance(track, Sequence):
             self.replies[track.id] = track.token_ids[track.prompt_tokens :]
         self.inner.release(track, keep)
+
+    def _logits(self, logits: Tensor, tracks: Collection[Track]) -> Tensor:
+        """A copy, for those of inference mode cannot be written to."""
+        bad = [track.id.partition("/")[0] in self.poisoned for track in tracks]
+        return logits.masked_fill(torch.tensor(bad)[:, None], torch.nan)

@@ -22,6 +22,7 @@ from tests.engine.lora import make_adapter
 Make = Callable[..., Scheduler]
 A, B = (("a", 1.0),), (("b", 0.5),)
 MIXES = {"base": (), "a": A, "b": B, "both": (*A, *B), "turned": (("a", -1.0),)}
+LONG_PROMPT = " ".join(["the capital of france is paris and rome"] * 6)
 LONG = {"max_new_tokens": 20, "ban_eos_token": True}
 
 
@@ -43,28 +44,23 @@ def scheduler(make_scheduler: Make, spy: Spy, folders: dict[str, Path]) -> Itera
         spy.unload_adapter(name)
 
 
-def forget(spy: Spy) -> None:
-    """So that each request computes its prompt itself."""
-    spy.inner._kept.clear()  # type: ignore[attr-defined]
-
-
 def test_each_request_of_a_batch_gets_its_own_mix(scheduler: Scheduler, spy: Spy) -> None:
     alone = {}
     for name, mix in MIXES.items():
         serve(scheduler, [ask("alone", adapters=mix, **LONG)])
         alone[name] = spy.replies["alone"]
-        forget(spy)
+        spy.forget()
     assert len({tuple(reply) for reply in alone.values()}) == len(MIXES)
     serve(scheduler, [ask(name, adapters=mix, **LONG) for name, mix in MIXES.items()])
     assert {name: spy.replies[name] for name in MIXES} == alone
 
 
 def test_a_kept_prefix_serves_the_same_mix_alone(scheduler: Scheduler, spy: Spy) -> None:
-    serve(scheduler, [ask("cold", adapters=A)])
-    forget(spy)
+    serve(scheduler, [ask("cold", LONG_PROMPT, adapters=A)])
+    spy.forget()
 
     def cached(adapters: tuple[tuple[str, float], ...]) -> int:
-        reply: Reply = serve(scheduler, [ask("warm", adapters=adapters)])["warm"]
+        reply: Reply = serve(scheduler, [ask("warm", LONG_PROMPT, adapters=adapters)])["warm"]
         return reply.finished.usage.cached_tokens
 
     assert cached(()) == 0
@@ -80,10 +76,10 @@ def test_a_kept_prefix_serves_the_same_mix_alone(scheduler: Scheduler, spy: Spy)
 def test_what_was_computed_with_a_removed_adapter_is_not_used_again(
     scheduler: Scheduler, folders: dict[str, Path], spy: Spy
 ) -> None:
-    serve(scheduler, [ask("old", adapters=A)])
+    serve(scheduler, [ask("old", LONG_PROMPT, adapters=A)])
     scheduler.unload_adapter(UnloadAdapter("x", "a"))
     scheduler.load_adapter(LoadAdapter("y", "a", str(folders["b"])))
-    new = serve(scheduler, [ask("new", adapters=A)])["new"]
+    new = serve(scheduler, [ask("new", LONG_PROMPT, adapters=A)])["new"]
     assert new.finished.usage.cached_tokens == 0
     assert spy.replies["new"] != spy.replies["old"]
 
@@ -93,7 +89,7 @@ def test_removing_an_adapter_fails_the_replies_that_run_with_it(
     scheduler: Scheduler, folders: dict[str, Path], spy: Spy, anew: bool
 ) -> None:
     serve(scheduler, [ask("alone", "rome", **LONG)])
-    forget(spy)
+    spy.forget()
     replies: dict[str, Reply] = {}
     scheduler.add(ask("with", adapters=A, **ENDLESS))
     scheduler.add(ask("without", "rome", **LONG))
@@ -118,7 +114,7 @@ def test_loading_an_adapter_leaves_running_replies_as_they_are(
     scheduler: Scheduler, folders: dict[str, Path], spy: Spy
 ) -> None:
     serve(scheduler, [ask("alone", adapters=A, **LONG)])
-    forget(spy)
+    spy.forget()
     scheduler.add(ask("disturbed", adapters=A, **LONG))
     for count in range(5):
         scheduler.step()

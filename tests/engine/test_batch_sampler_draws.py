@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from modules.engine.worker.sampling.batch.draws import COIN, pick, uniform
 from modules.engine.worker.sampling.batch.row import Row
 from modules.engine.worker.sampling.batch.sampler import BatchSampler
+from modules.engine.worker.sampling.draws import COIN, pick, uniform
 from tests.engine.batch_sampler_cases import SETTINGS, TEXT, logits_of, random_changes, sampler
 
 CPU = torch.device("cpu")
@@ -187,3 +187,21 @@ def test_the_logits_are_not_altered_in_place() -> None:
     before = logits.clone()
     batch.sample(logits, [batch.begin(sampler(**some), TEXT) for some in SETTINGS.values()])
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("vocab", [30, 4099])
+def test_a_chain_that_draws_by_the_same_numbers_draws_the_same_tokens(vocab: int) -> None:
+    cases = list(SETTINGS.values())
+    batch = BatchSampler(vocab, CPU)
+    samplers = [sampler(i, **some) for i, some in enumerate(cases)]
+    rows = [batch.begin(one, TEXT) for one in samplers]
+    texts = [list(TEXT) for _ in cases]
+    for step in range(4):
+        logits = logits_of(len(cases), vocab, step)
+        tokens, _ = batch.sample(logits, rows)
+        for one, row, text, token in zip(samplers, logits, texts, tokens.tolist(), strict=True):
+            scores = one.process(row, text)
+            number = torch.tensor([[uniform(one.seed, step)]], dtype=torch.float64)
+            alone = scores.argmax() if one.params.greedy else pick(scores[None], number)[0]
+            assert alone == token
+            text.append(token)

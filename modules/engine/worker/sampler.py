@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import TokenLogprob
 from modules.engine.worker.sampling.chain import Situation, make_chain
+from modules.engine.worker.sampling.draws import pick, uniform
 from modules.engine.worker.structure.structure import Structure
 from modules.errors import EngineError
 
@@ -26,7 +27,7 @@ def _no_tokens(text: str) -> list[int]:
 
 @dataclass(slots=True)
 class Sampler:
-    """How one request picks its tokens. Its generator is its own, so that a seed means the
+    """How one request picks its tokens. Its draws belong to its seed, so that one means the
     same whoever else is being served. `seed` is the one in use (-1 was replaced).
 
     `tokens_of` gives the ids of a text without special tokens, for parameters that are
@@ -41,7 +42,7 @@ class Sampler:
     structure: Structure | None = None
     seed: int = field(init=False)
     _processors: LogitsProcessorList | None = field(init=False, default=None)
-    _generator: torch.Generator = field(init=False)
+    _draws: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.seed = self.params.seed if self.params.seed >= 0 else secrets.randbelow(2**31)
@@ -69,14 +70,15 @@ class Sampler:
         if self.params.greedy:
             token_id = int(scores.argmax())
         else:
-            probabilities = scores.softmax(dim=-1)
-            token_id = int(torch.multinomial(probabilities, 1, generator=self._generator))
+            chance = uniform(self.seed, self._draws)
+            chances = torch.tensor([[chance]], dtype=torch.float64, device=scores.device)
+            token_id = int(pick(scores[None], chances)[0])
+        self._draws += 1
         if self.structure is not None:
             self.structure.expect([*token_ids, token_id])
         return token_id
 
     def _begin(self, logits: Tensor, prompt_ids: list[int]) -> LogitsProcessorList:
-        self._generator = torch.Generator(logits.device).manual_seed(self.seed)
         return make_chain(
             Situation(
                 self.params,
@@ -84,7 +86,8 @@ class Sampler:
                 logits.shape[-1],
                 self.eos_ids,
                 self.tokens_of,
-                self._generator,
+                self.seed,
+                logits.device,
             )
         )
 

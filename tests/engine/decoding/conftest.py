@@ -11,28 +11,24 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modules.engine.protocol import GenerateRequest
-from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.scheduler import Scheduler
 from modules.engine.worker.tokens import encode
 from tests.engine.conftest import CONTEXT, build_tokenizer
 from tests.engine.helpers import PROMPT, Reply, Spy, serve
+from tests.engine.runners import RUNNERS, make_runner
 
 
 @dataclass
 class Lab:
-    """A model with random weights in float32, and a runner of its own."""
+    """A model with random weights in float32, and a runner of its own, one of `RUNNERS`."""
 
     model: LlamaForCausalLM
     tokenizer: PreTrainedTokenizerFast
+    kind: str
     spy: Spy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spy = Spy(TransformersRunner(self.model, CONTEXT))
-
-    @property
-    def runner(self) -> TransformersRunner:
-        assert isinstance(self.spy.inner, TransformersRunner)
-        return self.spy.inner
+        self.spy = Spy(make_runner(self.kind, self.model, CONTEXT))
 
     def scheduler(self, **options: int) -> Scheduler:
         options = {"context_length": CONTEXT, **options}
@@ -63,7 +59,7 @@ class Lab:
 
     def held(self) -> set[str]:
         """Whose caches are in use."""
-        return set(self.runner._caches)
+        return self.spy.held()
 
 
 @cache
@@ -86,10 +82,10 @@ def _model(seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     return LlamaForCausalLM(config).eval(), tokenizer
 
 
-@pytest.fixture(scope="session")
-def make_lab() -> Callable[[int], Lab]:
+@pytest.fixture(scope="session", params=RUNNERS)
+def make_lab(request: pytest.FixtureRequest) -> Callable[[int], Lab]:
     """A lab with the weights of a seed."""
-    return lambda seed: Lab(*_model(seed))
+    return lambda seed: Lab(*_model(seed), request.param)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from tests.engine.decoding.conftest import Lab
 from tests.engine.helpers import ENDLESS, Reply, ask, collect
 
 MakeLab = Callable[[int], Lab]
+LONG = " ".join(["the capital of france is paris and rome"] * 6)
 
 
 def states_and_logits(model: LlamaForCausalLM, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,16 +67,16 @@ def test_what_is_banned_is_no_candidate(lab: Lab) -> None:
 
 def test_the_end_token_ends_it_and_the_kept_cache_serves_the_next(lab: Lab) -> None:
     options = {"top_k": 2, "penalty_alpha": 0.1, "logit_bias": ("2:100",)}
-    assert lab.run(ask("ended", **options))["ended"].finished.reason == "stop"
-    usage = lab.run(ask("next"))["next"].finished.usage
-    assert usage.cached_tokens == usage.prompt_tokens - 1
-    assert lab.spy.replies["next"] == lab.generate(lab.ids(), max_new_tokens=12)
+    assert lab.run(ask("ended", LONG, **options))["ended"].finished.reason == "stop"
+    usage = lab.run(ask("next", LONG))["next"].finished.usage
+    assert usage.cached_tokens == lab.spy.shared(usage.prompt_tokens - 1)
+    assert lab.spy.replies["next"] == lab.generate(lab.ids(LONG), max_new_tokens=12)
 
 
 def test_its_own_prompt_is_always_computed(lab: Lab) -> None:
     options = {"top_k": 4, "penalty_alpha": 0.6}
-    first = lab.reply(ask("first", **options))
-    assert lab.run(ask("again", **options))["again"].finished.usage.cached_tokens == 0
+    first = lab.reply(ask("first", LONG, **options))
+    assert lab.run(ask("again", LONG, **options))["again"].finished.usage.cached_tokens == 0
     assert lab.spy.replies["again"] == first
 
 

@@ -18,16 +18,9 @@ LOOKUP = {"prompt_lookup_num_tokens": 6}
 
 
 @pytest.fixture
-def forwards(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def forwards(lab: Lab) -> list[int]:
     """How many tokens each forward computed."""
-    counts: list[int] = []
-    forward = lab.runner._forward
-    monkeypatch.setattr(
-        lab.runner,
-        "_forward",
-        lambda t, ids, *more: counts.append(len(ids)) or forward(t, ids, *more),
-    )
-    return counts
+    return lab.spy.computed
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -23,6 +23,7 @@ from tests.engine.conftest import build_tokenizer
 from tests.engine.decoding.conftest import Lab
 from tests.engine.helpers import PROMPT, ask
 from tests.engine.lora import base_model, make_adapter
+from tests.engine.runners import RUNNERS
 from tests.engine.test_methods import METHODS
 
 PLAIN: dict[str, dict[str, Any]] = {"": {}, "sampled": {"do_sample": True, "seed": 4}}
@@ -35,7 +36,7 @@ def test_each_reply_is_what_it_is_alone(lab: Lab) -> None:
         for name, options in ALL.items()
     }
     assert len({tuple(reply) for reply in alone.values()}) >= 4
-    lab.runner._kept.clear()
+    lab.spy.forget()
     lab.run(*(ask(name, PROMPT, max_new_tokens=25, **ALL[name]) for name in ALL), prefill_chunk=3)
     assert {name: lab.spy.replies[name] for name in ALL} == alone
     assert lab.held() == set()
@@ -52,16 +53,8 @@ def test_a_method_takes_its_turns_with_others(lab: Lab, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_numbers_that_are_none_fail_the_request_alone(
-    lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward = lab.runner._forward
-
-    def poisoned(track: Any, *rest: Any) -> Any:
-        logits = forward(track, *rest)
-        return logits * float("nan") if track.id.startswith("bad") else logits
-
-    monkeypatch.setattr(lab.runner, "_forward", poisoned)
+def test_numbers_that_are_none_fail_the_request_alone(lab: Lab, name: str) -> None:
+    lab.spy.poisoned.add("bad")
     replies = lab.run(ask("bad", **METHODS[name]), ask("good", ban_eos_token=True))
     assert "not finite" in replies["bad"].failed.message
     assert replies["good"].tokens == 12
@@ -109,21 +102,22 @@ def test_beams_and_guidance_work_with_a_sliding_window() -> None:
         eos_token_id=2,
     )
     torch.manual_seed(3)
-    lab = Lab(MistralForCausalLM(config).eval(), tokenizer)
+    lab = Lab(MistralForCausalLM(config).eval(), tokenizer, "transformers")
     for options in ({"num_beams": 3}, {"guidance_scale": 1.5}):
         reply = lab.reply(ask(max_new_tokens=20, **options))
         assert reply == lab.generate(lab.ids(), max_new_tokens=20, **options)
 
 
+@pytest.mark.parametrize("kind", RUNNERS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_lora_applies_in_every_method(
-    checkpoint: Path, tmp_path: Path, tiny: LoadedModel, name: str
+    checkpoint: Path, tmp_path: Path, tiny: LoadedModel, name: str, kind: str
 ) -> None:
     folder = make_adapter(checkpoint, tmp_path / "lora")
     merged = PeftModel.from_pretrained(base_model(checkpoint), str(folder)).merge_and_unload()
     options = {"max_new_tokens": 15, "ban_eos_token": True, **METHODS[name]}
-    expected = Lab(merged, tiny.tokenizer).reply(ask(**options))
-    lab = Lab(tiny.model, tiny.tokenizer)
+    expected = Lab(merged, tiny.tokenizer, "transformers").reply(ask(**options))
+    lab = Lab(tiny.model, tiny.tokenizer, kind)
     base = lab.reply(ask("base", **options))
     lab.spy.load_adapter("a", folder, lab.ids())
     try:

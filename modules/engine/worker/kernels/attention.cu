@@ -2,8 +2,8 @@
 //
 //   out[r, h] = sum over t < length[r] of softmax_t(scale * q[r, h] . k[t]) * v[t]
 //
-// Compiled with DIM (of a head; a multiple of 32, 256 at most) and BFLOAT (0 or 1). A block of
-// threads has a row, up to eight query heads of one key head, and a share of the row's cache; its
+// Compiled with DIM (of a head; a multiple of 32, 256 at most), BFLOAT (0 or 1) and WARPS. A block
+// of threads has a row, up to eight query heads of one key head, and a share of the row's cache; its
 // warps take the share's tiles, which are cache blocks of 16 tokens, in turns. The tensor cores
 // multiply, since even one head of eight then costs fewer instructions than products of floats:
 //
@@ -16,7 +16,6 @@
 typedef unsigned int u32;
 typedef unsigned short u16;
 
-#define WARPS 4
 #define TILE 16                // tokens of a cache block
 #define HEADS 8                // query heads that a block of threads computes at most
 #define SHARES 32              // shares of a row at most
@@ -25,11 +24,7 @@ typedef unsigned short u16;
 #define WIDE (DIM / 64 * 4)    // those of them in 16-byte reads; any others are read by 8 bytes
 #define NOTHING (-__int_as_float(0x7F800000))
 
-#if DIM > 128
-#define RESIDENT 2
-#else
-#define RESIDENT 4
-#endif
+#define RESIDENT ((DIM > 128 ? 8 : 16) / WARPS)  // blocks of threads that are to fit at once
 
 __device__ __forceinline__ u16 narrow(float value) {
   u16 half;
@@ -185,10 +180,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
     attention(const u16* q, const u16* keys, const u16* values, const int* tables,
               const int* lengths, u16* out, float* partial, float2* totals, int* arrived,
               int stride, int heads, int kv_heads, int parts, int least, float scale) {
-  __shared__ alignas(16) float merged[WARPS][HEADS][DIM];
+  extern __shared__ float merged[];  // [WARPS][each][DIM]
   __shared__ float2 seen_by[SHARES][HEADS];
   __shared__ int is_last;
-  wait_for_others();
   int row = blockIdx.y, kv_head = blockIdx.x / parts, part = blockIdx.x % parts;
   int share = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int group = lane / 4, member = lane % 4;
@@ -196,8 +190,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
   int count = min(each, of_key - part * each);
   size_t head = (size_t)row * heads + kv_head * of_key + part * each;  // the first one's place
 
+  // Lengths and tables were written before the step's first kernel began, so they can be read before
+  // the wait for the kernel before this one, which writes the queries and the last keys.
   int length = lengths[row];
   if (length <= 0) {
+    wait_for_others();
     if (share == 0)
       for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) out[head * DIM + i] = 0;
     return;
@@ -206,16 +203,20 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
   int shares = max(1, min((int)gridDim.z, tiles / least));
   int tiles_each = (tiles + shares - 1) / shares;
   shares = (tiles + tiles_each - 1) / tiles_each;
-  if (share >= shares) return;
+  if (share >= shares) {
+    wait_for_others();
+    return;
+  }
   int begin = share * tiles_each, end = min(begin + tiles_each, tiles);
+  const int* table = tables + (size_t)row * stride;
+  int block = begin + warp < end ? table[begin + warp] : 0;
+  wait_for_others();
 
   u32 query[STEPS][4];
 #pragma unroll
   for (int s = 0; s < STEPS; s++)
     read16(query[s], q + (head + group) * DIM + s * 32 + member * 8, group < count);
   Seen seen = {{NOTHING, NOTHING}};
-  const int* table = tables + (size_t)row * stride;
-  int block = begin + warp < end ? table[begin + warp] : 0;
   for (int tile = begin + warp; tile < end; tile += WARPS) {
     int next = tile + WARPS < end ? table[tile + WARPS] : 0;
     size_t at = ((size_t)block * kv_heads + kv_head) * (TILE * DIM);
@@ -231,20 +232,21 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
 #pragma unroll
     for (int w = 0; w < PAIRS; w++) {
       float2 two = make_float2(seen.out[w][i], seen.out[w][i + 2]);
-      *(float2*)&merged[warp][which][dimension(w, group)] = two;
+      *(float2*)&merged[(warp * each + which) * DIM + dimension(w, group)] = two;
     }
   }
   __syncthreads();
 
-  int warps = min(WARPS, end - begin);
-  for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) {
+  for (int i = threadIdx.x; i < count * DIM; i += WARPS * 32) {  // a warp without tiles has seen nothing
     int which = i / DIM;
     float largest = NOTHING, sum = 0.0f, value = 0.0f;
-    for (int w = 0; w < warps; w++) largest = fmaxf(largest, seen_by[w][which].x);
-    for (int w = 0; w < warps; w++) {
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, seen_by[w][which].x);
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
       float weight = power_of_two(seen_by[w][which].x - largest);
       sum += weight * seen_by[w][which].y;
-      value += weight * merged[w][which][i % DIM];
+      value += weight * merged[(w * each + which) * DIM + i % DIM];
     }
     if (shares == 1) {
       out[head * DIM + i] = narrow(value / sum);

@@ -13,6 +13,7 @@ they found (split-KV, "Flash-Decoding", pytorch.org/blog/flash-decoding). The re
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,9 +27,8 @@ __all__ = ["DecodeAttention", "attend_places", "attend_reference", "row_places"]
 _SOURCE = Path(__file__).with_name("attention.cu")
 _BLOCK = 16
 _HEADS = 8  # query heads that a block of threads computes at most; HEADS in attention.cu
-_WARPS = 4  # as in attention.cu
 _SHARES = 32  # of a row at most, as in attention.cu
-_SLOTS = 132 * 4  # blocks of threads that are at work at once on an H100
+_SLOTS = 132 * 4  # blocks of four warps that are at work at once on an H100
 _MOST_GROUPED = 16
 
 
@@ -49,11 +49,15 @@ class DecodeAttention:
     ) -> None:
         defines = {"DIM": head_dim, "BFLOAT": int(dtype == torch.bfloat16)}
         source = _SOURCE.read_text(encoding="utf-8")
-        self._kernel = Kernel(source, "attention", device, defines)
+        self._large = 16 if head_dim <= 128 else 8
+        self._kernels = {
+            warps: Kernel(source, "attention", device, defines | {"WARPS": warps})
+            for warps in (4, self._large)
+        }
         self._heads, self._kv_heads, self._head_dim = heads, kv_heads, head_dim
         self._rows = rows
         self._parts = math.ceil(heads / kv_heads / _HEADS)
-        shares = max(count * self._shares(count)[0] for count in range(1, rows + 1))
+        shares = max(count * self._divided(count).shares for count in range(1, rows + 1))
         self._partial = torch.empty(shares * heads, head_dim, device=device)
         self._totals = torch.empty(shares * heads, 2, device=device)
         self._arrived = torch.zeros(rows * kv_heads * self._parts, dtype=torch.int32, device=device)
@@ -87,34 +91,48 @@ class DecodeAttention:
         `tables` is int32 [rows, blocks of a row at most], `lengths` int32 [rows]; a row of
         length 0 gives zeros. Every tensor is contiguous. The scale is 1 / sqrt(head_dim). How the
         work is shared depends on the number of rows and each row's own length alone, so a row's
-        result does not depend on what the others hold. Raises ValueError where there are more
-        rows than there is workspace for.
+        result does not depend on what the others hold. `lengths` and `tables` are read before the
+        kernel launched before this one has ended, so it must not write them. Raises ValueError
+        where there are more rows than there is workspace for.
         """
         rows = len(q)
         if rows > self._rows:
             raise ValueError(f"{rows} rows, and workspace for {self._rows}.")
         out = torch.empty_like(q) if out is None else out
-        shares, least = self._shares(rows)
-        grid = (self._kv_heads * self._parts, rows, shares)
+        way = self._divided(rows)
+        grid = (self._kv_heads * self._parts, rows, way.shares)
         tensors = (q, keys, values, tables, lengths, out)
         workspace = (self._partial, self._totals, self._arrived)
-        sizes = (tables.shape[1], self._heads, self._kv_heads, self._parts, least)
+        sizes = (tables.shape[1], self._heads, self._kv_heads, self._parts, way.least)
         scale = math.log2(math.e) / math.sqrt(self._head_dim)  # the kernel takes powers of two
-        self._kernel.launch(grid, _WARPS * 32, *tensors, *workspace, *sizes, scale)
+        each = -(-self._heads // (self._kv_heads * self._parts))
+        shared = way.warps * each * self._head_dim * 4
+        kernel = self._kernels[way.warps]
+        kernel.launch(grid, way.warps * 32, *tensors, *workspace, *sizes, scale, shared=shared)
         return out
 
-    def _shares(self, rows: int) -> tuple[int, int]:
-        """Into how many shares a row is divided at most, and how many blocks one has at least.
+    def _divided(self, rows: int) -> _Division:
+        """How the work of so many rows is divided.
 
-        With few rows a share may be as small as a block a warp, so that a short context is read
-        by the whole card. Where the rows fill the card by themselves, only a long one is divided
-        (one warp in turn reads some 16 blocks): one long chat beside short ones would otherwise
-        be read by a few of the card's processors.
+        Few rows have large blocks of threads, which read up to 512 tokens (32 cache blocks) without
+        another to merge with: merging takes as long as reading those. Where the rows fill the card
+        by themselves, small ones, and only a long row is divided (one warp in turn reads some 16
+        cache blocks): one long chat beside short ones would otherwise be read by a few of the
+        card's processors.
         """
         filling = _SLOTS // (rows * self._kv_heads * self._parts)
         if filling >= 4:
-            return min(filling, _SHARES), _WARPS
-        return 4, _WARPS * 16 // max(1, filling)
+            return _Division(self._large, min(filling, _SHARES), 2 * self._large)
+        return _Division(4, 4, 4 * 16 // max(1, filling))
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """Warps of a block of threads, shares of a row at most, and cache blocks of one at least."""
+
+    warps: int
+    shares: int
+    least: int
 
 
 def attend_reference(

@@ -60,6 +60,7 @@ class Kernel:
             )
         )
         self._launch = self._driver.cuLaunchKernelEx
+        self._card = torch.cuda.current_device() if device.index is None else device.index
         self._shared = _PLAIN_SHARED
         # What a launch says is written into the same places each time; the driver copies it.
         self._attributes = _Attribute(id=_PROGRAMMATIC_SERIALIZATION, value=1)
@@ -78,10 +79,10 @@ class Kernel:
         *values: Tensor | int | float,
         shared: int = 0,
     ) -> None:
-        """Run on the current stream of the current device.
+        """Run on the current stream of the card.
 
-        A tensor is passed as its pointer, an int as int, a float as float; `shared` is dynamic
-        shared memory in bytes.
+        A tensor is passed as its pointer, an int as int (not below 0) or as the pointer that it
+        is, a float as float; `shared` is dynamic shared memory in bytes.
         """
         if shared > self._shared:
             attribute = self._driver.cuFuncSetAttribute
@@ -89,16 +90,16 @@ class Kernel:
             self._shared = shared
         places = self._values
         for number, value in enumerate(values):
-            if isinstance(value, Tensor):
+            if type(value) is int:
+                places[number] = value
+            elif isinstance(value, Tensor):
                 places[number] = value.data_ptr()
-            elif isinstance(value, float):
-                places[number] = _bits(value)
             else:
-                places[number] = value & 0xFFFFFFFF
+                places[number] = _bits(value)
         config = self._config
         config.grid_x, config.grid_y, config.grid_z = grid
         config.block_x, config.shared = threads, shared
-        config.stream = torch.cuda.current_stream().cuda_stream
+        config.stream = torch._C._cuda_getCurrentRawStream(self._card)
         self._check(self._launch(self._config_at, self._function, self._pointers, None))
 
     def _check(self, status: int) -> None:

@@ -9,7 +9,7 @@ the write into the cache. benchmarks/product_kernel.py measures; RESULTS.md has 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ MOST_ROWS = 64
 
 _SOURCE = Path(__file__).with_name("product.cu")
 _AT_ONCE = 32
-_STATIC = 4096  # bytes of shared memory that the kernel has besides
+_STATIC = 2048  # bytes of shared memory that a block has besides
+_SHARED = 228 * 1024  # of a processor of an H100
 _EPILOGUES = {"plain": 0, "add": 1, "swiglu": 2, "rope": 3}
 
 Epilogue = Literal["plain", "add", "swiglu", "rope"]
@@ -69,7 +70,11 @@ class _Shape:
     def of(rows: int, weight: Tiles) -> _Shape:
         """What was fastest on an H100; see benchmarks/RESULTS.md."""
         if rows <= 8:
-            return _Shape(1, 1, 16, 4, 2)
+            x = 2 * rows * weight.in_features
+            twice = _Shape(1, 1, 16, 4, 2)
+            if 2 * (twice.shared(weight) + x + _STATIC) <= _SHARED:
+                return twice
+            return _Shape(1, 1, 16, 4, 1) if x <= _SHARED // 3 else _Shape(1, 2, 16, 3, 1)
         if rows <= 16:
             return _Shape(2, 2, 16, 4, 1)
         return _Shape(4, 1, 8, 4, 2)
@@ -119,7 +124,11 @@ class ProductKernels:
         y is [rows, out] for plain and add (which adds to what is there), [rows, out / 2] for
         swiglu, and the queries [rows, heads * head_dim] for rope.
         """
-        for first in range(0, len(x), _AT_ONCE):
+        count = x.shape[0]
+        if count <= _AT_ONCE:
+            self._multiply(weight, x, y, slice(None), bias, norm, epilogue, rope)
+            return y
+        for first in range(0, count, _AT_ONCE):
             rows = slice(first, first + _AT_ONCE)
             self._multiply(weight, x[rows], y[rows], rows, bias, norm, epilogue, rope)
         return y
@@ -128,7 +137,8 @@ class ProductKernels:
         self, weight: Tiles, x: Tensor, y: Tensor, rows: slice, bias: Tensor | None,
         norm: Norm | None, epilogue: Epilogue, rope: Rope | None,
     ) -> None:  # fmt: skip
-        shape = self.shape_of(len(x), weight)
+        count = x.shape[0]
+        shape = self._fitting(count, weight)
         shared = shape.shared(weight)
         shared_x = shared + x.nbytes <= self._shared
         if norm is not None and not shared_x:
@@ -148,37 +158,44 @@ class ProductKernels:
         kernel.launch(
             (min(blocks, self._processors * shape.per_processor), 1, 1),
             32 * shape.along_n * shape.along_k,
-            *_tensors(weight),
+            *weight.pointers,
             none if bias is None else bias,
             x,
             gamma,
             y,
             *turned,
-            *_sizes(weight),
-            len(x),
+            *weight.sizes,
+            count,
             heads,
             kv_heads,
             float(eps),
             shared=shared + (x.nbytes if shared_x else 0),
         )
 
+    def _fitting(self, rows: int, weight: Tiles) -> _Shape:
+        """With a shorter ring where the card has less shared memory."""
+        shape = self.shape_of(rows, weight)
+        while shape.shared(weight) > self._shared and shape.depth > 1:
+            shape = replace(shape, depth=shape.depth - 1)
+        return shape
+
     def dequantize(self, weight: Tiles, out: Tensor | None = None) -> Tensor:
         """W [out, in] in the dtype of the kernels, written to `out` where it is given."""
         if out is None:
             shape = (weight.out_features, weight.in_features)
             out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        key = (*_form(weight), None)
+        key = (*weight.form, None)
         kernel = self._compiled.get(key)
         if kernel is None:
             unused = dict.fromkeys(("SHARED_X", "NORM", "EPILOGUE", "BIAS", "HEAD_DIM"), 0)
             unused |= dict.fromkeys(("NT", "WN", "WK", "DEPTH"), 1)
             kernel = self._compiled[key] = self._kernel("dequantize", weight, unused)
         tiles = weight.codes.shape[0] * weight.codes.shape[1]
-        kernel.launch((-(-tiles // 8), 1, 1), 256, *_tensors(weight), out, *_sizes(weight))
+        kernel.launch((-(-tiles // 8), 1, 1), 256, *weight.pointers, out, *weight.sizes)
         return out
 
     def _product(self, weight: Tiles, variant: _Variant) -> Kernel:
-        key = (*_form(weight), variant)
+        key = (*weight.form, variant)
         found = self._compiled.get(key)
         if found is None:
             shape, shared_x, normed, epilogue, biased, head_dim = variant
@@ -197,21 +214,7 @@ class ProductKernels:
         return found
 
     def _kernel(self, name: str, weight: Tiles, defines: dict[str, int]) -> Kernel:
-        bits, zeros, group_tiles = _form(weight)
+        bits, zeros, group_tiles = weight.form
         about = {"BITS": bits, "ZEROS": int(zeros), "GROUP_TILES": group_tiles}
         about["BFLOAT"] = int(self.dtype == torch.bfloat16)
         return Kernel(_SOURCE.read_text(encoding="utf-8"), name, self.device, about | defines)
-
-
-def _form(weight: Tiles) -> tuple[int, bool, int]:
-    """Bits, whether there are zero points, and the tiles of a group (0 for half a tile)."""
-    return weight.bits, weight.zeros is not None, weight.group_size // 64
-
-
-def _tensors(weight: Tiles) -> tuple[Tensor, Tensor, Tensor]:
-    return weight.codes, weight.scales, weight.scales if weight.zeros is None else weight.zeros
-
-
-def _sizes(weight: Tiles) -> tuple[int, int, int]:
-    """K, N, groups."""
-    return weight.in_features, weight.out_features, weight.scales.shape[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ _PLACES_4 = (0, 3, 2, 5, 4, 6, 8, 7, 1)
 _PLACES_8 = (0, 3, 4, 2, 5, 6, 1, 7, 8)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(eq=False)
 class Tiles:
     """Weights [out_features, in_features] of 4 or 8 bits, in groups along the inputs.
 
@@ -80,6 +81,22 @@ class Tiles:
             first.in_features,
             len(scales),
         )
+
+    @cached_property
+    def pointers(self) -> tuple[int, int, int]:
+        """Of codes, scales and zeros (of something else where there are none)."""
+        zeros = self.scales if self.zeros is None else self.zeros
+        return self.codes.data_ptr(), self.scales.data_ptr(), zeros.data_ptr()
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int]:
+        """Inputs, outputs and groups."""
+        return self.in_features, self.out_features, self.scales.shape[1]
+
+    @cached_property
+    def form(self) -> tuple[int, bool, int]:
+        """Bits, whether there are zero points, and the tiles of a group (0 for half a tile)."""
+        return self.bits, self.zeros is not None, self.group_size // _INPUTS
 
     @property
     def nbytes(self) -> int:

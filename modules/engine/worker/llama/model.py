@@ -2,8 +2,8 @@
 
 The same for a token of each of many sequences and for a chunk of one prompt; what differs is how
 attention finds the keys, which the caller says. Where the weights are in tiles and the rows few,
-a layer is five to seven kernels (`_fused`); else it is composed of plain steps (`_composed`), between which
-LoRAs add what they change.
+a layer is five to seven kernels (`_fused`); else it is composed of plain steps (`_composed`),
+between which LoRAs add what they change.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ _BLOCK = 16
 def head_major_cache(
     layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> Tensor:
-    """Zeros [layers, 2, blocks, kv_heads, 16, head_dim]; in memory, heads come before blocks."""
-    memory = torch.zeros(layers, 2, kv_heads, blocks, _BLOCK, head_dim, dtype=dtype)
+    """[layers, 2, blocks, kv_heads, 16, head_dim]; in memory, heads come before blocks.
+
+    It is not filled, so that the memory of what is never written is not taken.
+    """
+    memory = torch.empty(layers, 2, kv_heads, blocks, _BLOCK, head_dim, dtype=dtype)
     return memory.transpose(2, 3)
 
 

@@ -17,7 +17,7 @@ from modules.engine.worker.kernels.attention import DecodeAttention, attend_plac
 from modules.engine.worker.kernels.prefill import attend_chunk
 from modules.engine.worker.kernels.rows import Places
 from modules.engine.worker.llama.batch import Row, RowBatch
-from modules.engine.worker.llama.blocks import BLOCK, BlockPool, CacheFullError, Table
+from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
 from modules.engine.worker.llama.graphs import LADDER, DecodeGraphs
 from modules.engine.worker.llama.lora import RowMixes
 from modules.engine.worker.llama.model import Attend, LlamaModel

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from modules.engine.worker.kernels.product import ProductKernels
 from modules.engine.worker.kernels.rows import HeadShape
-from modules.engine.worker.kernels.tiles import Tiles
 from modules.engine.worker.kernels.tiled_linear import TiledLinear, become_part
+from modules.engine.worker.kernels.tiles import Tiles
 from modules.engine.worker.llama.linear import DenseLinear, JoinedLinear, Linear
 from modules.engine.worker.llama.model import Layer, Weights
 from modules.engine.worker.llama.order import gate_up_order, qkv_order

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from transformers import (
     EncoderRepetitionPenaltyLogitsProcessor,
     EpsilonLogitsWarper,
@@ -65,12 +65,13 @@ class Situation:
     vocab: int
     eos_ids: frozenset[int]
     tokens_of: Callable[[str], list[int]]
-    generator: Generator
+    seed: int
+    device: torch.device
 
     def tensor(self, ids: list[int]) -> Tensor:
         """Those of `ids` that the model has a logit for, on the device."""
         known = sorted({i for i in ids if 0 <= i < self.vocab})
-        return torch.tensor(known, dtype=torch.long, device=self.generator.device)
+        return torch.tensor(known, dtype=torch.long, device=self.device)
 
 
 Factory = Callable[[SamplingParams, Situation], LogitsProcessor | None]
@@ -203,7 +204,7 @@ def _xtc(p: SamplingParams, about: Situation) -> LogitsProcessor | None:
     if not p.xtc_probability:
         return None
     protected = about.tensor([*about.eos_ids, *about.tokens_of("a\n")[-1:]])
-    return ExcludeTopChoices(p.xtc_threshold, p.xtc_probability, protected, about.generator)
+    return ExcludeTopChoices(p.xtc_threshold, p.xtc_probability, protected, about.seed)
 
 
 WARPERS: Mapping[str, Factory] = {
@@ -227,7 +228,7 @@ WARPERS: Mapping[str, Factory] = {
         EpsilonLogitsWarper(epsilon) if (epsilon := p.epsilon_cutoff * 1e-4) else None
     ),
     "eta_cutoff": lambda p, about: (
-        EtaLogitsWarper(epsilon, device=str(about.generator.device))
+        EtaLogitsWarper(epsilon, device=str(about.device))
         if (epsilon := p.eta_cutoff * 1e-4)
         else None
     ),

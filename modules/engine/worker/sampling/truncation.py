@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from transformers import LogitsProcessor
+
+from modules.engine.worker.sampling.draws import COIN, uniform
 
 __all__ = ["ExcludeTopChoices", "TailFree", "TopA", "TopNSigma"]
 
@@ -66,19 +68,20 @@ class TopNSigma(LogitsProcessor):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExcludeTopChoices(LogitsProcessor):
     """XTC: with a probability, drops all tokens with p ≥ threshold but the least likely.
 
     Nothing is dropped if that would drop one of `protected`, the end tokens and the line
-    break. Draws from the request's generator. Source:
+    break. The coin of the n-th call belongs to the request's seed and n. Source:
     https://github.com/oobabooga/text-generation-webui/pull/6335
     """
 
     threshold: float
     probability: float
     protected: Tensor
-    generator: Generator
+    seed: int
+    calls: int = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """New scores [1, vocab]."""
@@ -88,6 +91,7 @@ class ExcludeTopChoices(LogitsProcessor):
         rest = p[..., 1:]
         likely = torch.nn.functional.pad((rest >= self.threshold) & (rest > 0), (0, 1))
         dropped = likely.scatter(-1, places, likely)
-        chance = torch.rand((), generator=self.generator, device=scores.device)
-        acts = (chance < self.probability) & ~dropped[..., self.protected].any()
+        chance = uniform(self.seed, self.calls, COIN)
+        self.calls += 1
+        acts = ~dropped[..., self.protected].any() & (chance < self.probability)
         return scores.masked_fill(dropped & acts, -torch.inf)

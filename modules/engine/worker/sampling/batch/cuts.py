@@ -10,10 +10,10 @@ import math
 import torch
 from torch.nn.functional import pad
 
-from modules.engine.worker.sampling.batch.draws import COIN, uniform
 from modules.engine.worker.sampling.batch.field import Field, Step
 from modules.engine.worker.sampling.batch.members import Members
-from modules.engine.worker.sampling.batch.pieces import running_sum
+from modules.engine.worker.sampling.draws import COIN, uniform
+from modules.engine.worker.sampling.pieces import running_sum
 
 __all__ = ["epsilon", "eta", "min_p", "tail_free", "top_a", "top_k", "top_n_sigma", "top_p",
            "typical_p", "xtc"]  # fmt: skip

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from modules.engine.worker.sampling.batch import cuts, feedback, penalties, shapes
-from modules.engine.worker.sampling.batch.draws import pick, uniform
 from modules.engine.worker.sampling.batch.field import Field, Step
 from modules.engine.worker.sampling.batch.members import Members
 from modules.engine.worker.sampling.batch.row import Row
 from modules.engine.worker.sampling.batch.state import State
 from modules.engine.worker.sampling.chain import BANS, sampler_order
+from modules.engine.worker.sampling.draws import pick, uniform
 
 __all__ = ["Group", "Plan", "make_plan"]
 

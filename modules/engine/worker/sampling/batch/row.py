@@ -75,7 +75,8 @@ def make_row(sampler: Sampler, prompt_ids: Sequence[int], vocab: int, slot: int)
         vocab,
         sampler.eos_ids,
         sampler.tokens_of,
-        torch.Generator(),
+        sampler.seed,
+        torch.device("cpu"),
     )
     chain = named_chain(situation)
     params, ends = sampler.params, sorted(sampler.eos_ids)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.engine.worker.sampling.batch.pieces import in_pieces
+from modules.engine.worker.sampling.pieces import in_pieces
 
 __all__ = ["COIN", "TOKEN", "pick", "uniform"]
 
