@@ -141,6 +141,10 @@ def _spawn(address: str, key: bytes) -> subprocess.Popen[bytes]:
         # median (worst) of 15: float32 4.7 (1.4) spinning, 14.4 (7.8) so; bfloat16 20.9 (0.8)
         # and 14.9 (9.8). The price is paid by bfloat16 on idle cores: about 24 against 15.
         "OMP_WAIT_POLICY": "passive",
+        # A moment of spinning all the same (a step has hundreds of products, each of which waits
+        # for both threads): the starter 64 to 70 tokens a second in place of 46 to 51; ten times
+        # as long gave 73 to 79, and 13 beside two busy programs, where this gave 26.
+        "GOMP_SPINCOUNT": "20000",
         **os.environ,
         # As the driver's own library numbers cards, so that a plan means the same ones.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

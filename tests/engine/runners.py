@@ -8,9 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from modules.engine.worker.adapters import Adapters
-from modules.engine.worker.kernels.rows import TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.model import LlamaModel
+from modules.engine.worker.llama.processor import ProcessorRows
+from modules.engine.worker.llama.processor_attention import head_major_cache
 from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.llama.shape import Shape
 from modules.engine.worker.llama.take_over import take_over
@@ -34,6 +35,9 @@ def llama_runner(model: PreTrainedModel, context: int, tokens: int) -> LlamaRunn
     """With so many tokens in the cache, which holds no numbers until they are computed."""
     shape = Shape.of(model)
     weights = take_over(model, context, None)
-    sizes = (shape.layers, 2, math.ceil(tokens / BLOCK), shape.kv_heads, BLOCK, shape.head_dim)
-    cache = torch.full(sizes, torch.nan, dtype=model.dtype)
-    return LlamaRunner(LlamaModel(shape, weights, TorchRows(), cache), Adapters(model))
+    blocks = math.ceil(tokens / BLOCK)
+    cache = head_major_cache(shape.layers, blocks, shape.kv_heads, shape.head_dim, model.dtype)
+    cache.fill_(torch.nan)
+    return LlamaRunner(
+        LlamaModel(shape, weights, ProcessorRows(shape.hidden, shape.eps), cache), Adapters(model)
+    )

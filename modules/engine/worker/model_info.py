@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from modules.engine.protocol import ModelInfo
 from modules.engine.worker.kv_cache import can_rewind
 from modules.loader.options import LoadOptions
+from modules.loader.quantization.linear import QuantizedLinear
 from modules.loader.transformers_loader import LoadedModel
 
 __all__ = ["model_info"]
@@ -49,7 +50,10 @@ def _quantization(loaded: LoadedModel, options: LoadOptions) -> str:
     stored = loaded.inspection.quantization
     if stored is not None:
         return stored.words
-    return "none" if options.quantize == "none" else f"{options.quantize[0]}-bit"
+    if options.quantize != "none":
+        return f"{options.quantize[0]}-bit"
+    found = any(isinstance(module, QuantizedLinear) for module in loaded.model.modules())
+    return "4-bit, found in its weights" if found else "none"
 
 
 def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.flights import Flights
@@ -16,6 +17,8 @@ from modules.engine.worker.kernels.rows import RowKernels, Rows, TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.graphs import LADDER, DecodeGraphs
 from modules.engine.worker.llama.model import LlamaModel
+from modules.engine.worker.llama.processor import ProcessorRows
+from modules.engine.worker.llama.processor_attention import head_major_cache
 from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.llama.shape import Shape, unfit
 from modules.engine.worker.llama.take_over import take_over
@@ -60,54 +63,57 @@ def make_runner(loaded: LoadedModel, context: int, progress: Progress) -> ReadyR
         chunk = _CHUNK_PROCESSOR if loaded.model.device.type == "cpu" else _CHUNK
         return ReadyRunner(TransformersRunner(loaded.model, kept), chunk, chunk)
     if loaded.model.device.type == "cpu":
-        return ReadyRunner(_on_processor(loaded, context), _CHUNK_PROCESSOR, _CHUNK_PROCESSOR)
-    runner = _on_card(loaded, context, progress)
+        return ReadyRunner(_composed(loaded, context), _CHUNK_PROCESSOR, _CHUNK_PROCESSOR)
+    fits = _kernels_fit(loaded.model)
+    runner = _with_kernels(loaded, context, progress) if fits else _composed(loaded, context)
     sampler = BatchSampler(Shape.of(loaded.model).vocabulary, loaded.model.device)
     flights = Flights(runner, sampler)
     return ReadyRunner(runner, _CHUNK_FAST, _CHUNK_FAST_SHARED, flights)
 
 
-def _on_processor(loaded: LoadedModel, context: int) -> LlamaRunner:
+def _composed(loaded: LoadedModel, context: int) -> LlamaRunner:
+    """For the processor, and for cards and dtypes that our kernels are not for."""
     model = loaded.model
     shape = Shape.of(model)
     weights = take_over(model, context, None)
-    # The memory of what was never written is not taken.
-    cache = _cache(shape, context + kept_tokens(model, loaded.inspection, context), model.dtype)
-    return LlamaRunner(LlamaModel(shape, weights, TorchRows(), cache), Adapters(model))
+    # The processor's memory is not taken before it is written.
+    tokens = context + kept_tokens(model, loaded.inspection, context)
+    blocks = math.ceil(tokens / BLOCK)
+    with model.device:
+        cache = head_major_cache(shape.layers, blocks, shape.kv_heads, shape.head_dim, model.dtype)
+    rows: Rows = TorchRows()
+    if model.device.type == "cpu":
+        rows = ProcessorRows(shape.hidden, shape.eps)
+    return LlamaRunner(LlamaModel(shape, weights, rows, cache), Adapters(model))
 
 
-def _on_card(loaded: LoadedModel, context: int, progress: Progress) -> LlamaRunner:
+def _with_kernels(loaded: LoadedModel, context: int, progress: Progress) -> LlamaRunner:
     model, device, dtype = loaded.model, loaded.model.device, loaded.model.dtype
     torch.backends.cuda.enable_cudnn_sdp(False)  # see warm_up.py
     shape = Shape.of(model)
     progress("Putting the weights in order", 1.0)
     weights = take_over(model, context, product_kernels(model))
-    torch.cuda.empty_cache()
-    middle = int(getattr(model.config, "intermediate_size", 0))
-    rows: Rows = TorchRows()
-    if RowKernels.fits(shape.hidden, middle, shape.head_dim, dtype, device):
-        rows = RowKernels(dtype, device)
-    attention = None
-    if DecodeAttention.fits(shape.heads, shape.kv_heads, shape.head_dim, dtype, device):
-        attention = DecodeAttention(
-            shape.heads, shape.kv_heads, shape.head_dim, dtype, device, LADDER[-1]
-        )
+    heads = (shape.heads, shape.kv_heads, shape.head_dim)
+    attention = DecodeAttention(*heads, dtype, device, LADDER[-1])
     cache = _cache(shape, _card_tokens(loaded, shape, context), dtype, device)
-    graphs = None
-    if attention is not None:
-        graphs = DecodeGraphs(device, math.ceil(context / BLOCK))
-    runner = LlamaRunner(
-        LlamaModel(shape, weights, rows, cache), Adapters(model), attention, graphs
-    )
+    graphs = DecodeGraphs(device, math.ceil(context / BLOCK))
+    llama = LlamaModel(shape, weights, RowKernels(dtype, device), cache)
+    runner = LlamaRunner(llama, Adapters(model), attention, graphs)
     for done, rung in enumerate(sorted(LADDER, reverse=True)):
         progress(f"Preparing steps ({done} of {len(LADDER)})", 1.0)
         runner.capture([rung])
     return runner
 
 
-def _cache(
-    shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device | None = None
-) -> torch.Tensor:
+def _kernels_fit(model: PreTrainedModel) -> bool:
+    shape = Shape.of(model)
+    middle = int(model.config.intermediate_size)
+    return DecodeAttention.fits(
+        shape.heads, shape.kv_heads, shape.head_dim, model.dtype, model.device
+    ) and RowKernels.fits(shape.hidden, middle, shape.head_dim, model.dtype, model.device)
+
+
+def _cache(shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     blocks = math.ceil(tokens / BLOCK)
     sizes = (shape.layers, 2, blocks, shape.kv_heads, BLOCK, shape.head_dim)
     return torch.empty(sizes, dtype=dtype, device=device)

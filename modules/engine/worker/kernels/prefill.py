@@ -35,8 +35,8 @@ def attend_chunk(q: Tensor, keys: Tensor, values: Tensor, blocks: Tensor, length
 
 def _gathered(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
     """[1, kv_heads, length, head_dim]."""
-    found = cache.index_select(0, blocks).transpose(0, 1)
-    return found.reshape(1, cache.shape[1], -1, cache.shape[3])[:, :, :length]
+    found = cache.transpose(0, 1).index_select(1, blocks)
+    return found.view(1, cache.shape[1], -1, cache.shape[3])[:, :, :length]
 
 
 def _mask(rows: int, length: int, device: torch.device) -> Tensor | None:

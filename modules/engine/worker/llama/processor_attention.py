@@ -30,7 +30,7 @@ def head_major_cache(
 class RunAttention:
     """What `attend_reference` computes, for the rows of one step and each layer in turn.
 
-    `keys` and `values` are those of a cache from `head_major_cache`, `tables` int [rows, blocks],
+    It is for a cache from `head_major_cache`, and correct for any other. `tables` are int [rows, blocks],
     `lengths` int [rows].
     """
 
@@ -54,7 +54,8 @@ class RunAttention:
     ) -> Tensor:
         if length == 0:
             return torch.zeros_like(q)
-        if first >= 0:
+        adjacent = keys.stride(0) == _BLOCK * keys.shape[-1]
+        if first >= 0 and adjacent:
             k, v = _piece(keys, first, length), _piece(values, first, length)
         else:
             k, v = _gathered(keys, blocks, length), _gathered(values, blocks, length)

@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.engine.mix import Mix, require_applied
 from modules.engine.protocol import AdapterInfo
 from modules.engine.worker.adapters import Adapters
-from modules.engine.worker.kernels.attention import DecodeAttention, attend_places, row_places
+from modules.engine.worker.kernels.attention import DecodeAttention
 from modules.engine.worker.kernels.prefill import attend_chunk
 from modules.engine.worker.kernels.rows import Places
 from modules.engine.worker.llama.batch import Row, RowBatch
@@ -21,6 +21,7 @@ from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
 from modules.engine.worker.llama.graphs import LADDER, DecodeGraphs
 from modules.engine.worker.llama.lora import RowMixes
 from modules.engine.worker.llama.model import Attend, LlamaModel
+from modules.engine.worker.llama.processor_attention import RunAttention
 from modules.engine.worker.sequence import Track
 from modules.errors import EngineError
 
@@ -204,9 +205,7 @@ class LlamaRunner:
         if attention is not None:
             return lambda q, keys, values: attention(q, keys, values, batch.tables, batch.lengths)
         shape = self._model.shape
-        found = row_places(batch.tables.long(), batch.lengths, shape.kv_heads)
-        scale = shape.head_dim**-0.5
-        return lambda q, keys, values: attend_places(q, keys, values, found, scale)
+        return RunAttention(batch.tables, batch.lengths, shape.head_dim**-0.5)
 
     def _row(self, track: Track, token: int, position: int) -> Row:
         self._settle(track)

@@ -22,7 +22,9 @@ from modules.engine.worker.kernels.tiles import Tiles
 from modules.engine.worker.llama.linear import DenseLinear, JoinedLinear, Linear
 from modules.engine.worker.llama.model import Layer, Weights
 from modules.engine.worker.llama.order import gate_up_order, qkv_order
+from modules.engine.worker.llama.processor import Int4Product, Int8Product
 from modules.engine.worker.llama.shape import Shape, cos_sin, decoder_of
+from modules.loader.quantization.aten import AtenInt4Linear
 from modules.loader.quantization.linear import QuantizedLinear
 
 __all__ = ["take_over"]
@@ -48,9 +50,19 @@ def take_over(model: PreTrainedModel, context: int, kernels: ProductKernels | No
         embedding=embedding.weight.data,
         layers=layers,
         norm=decoder.norm.weight.data,
-        head=_joined([head], None, kernels),
+        head=_head(head, layers, kernels),
         cos_sin=cos_sin(model, context, embedding.weight.device),
     )
+
+
+def _head(head: nn.Module, layers: Sequence[Layer], kernels: ProductKernels | None) -> Linear:
+    """A dense head beside layers in 4 bits on the processor gets 8 bits: it is a third of them."""
+    if type(head) is nn.Linear and all(isinstance(layer.down, Int4Product) for layer in layers):
+        weight = head.weight.data
+        outputs, inputs = weight.shape
+        if weight.device.type == "cpu" and inputs % 32 == 0 and outputs % 64 == 0:
+            return Int8Product.of(weight, _data(head.bias))
+    return _joined([head], None, kernels)
 
 
 def _layer(name: str, layer: Any, shape: Shape, kernels: ProductKernels | None) -> Layer:
@@ -66,8 +78,10 @@ def _layer(name: str, layer: Any, shape: Shape, kernels: ProductKernels | None) 
     )
     # Heads of 8 dimensions have no pairs of eight.
     own = kernels if shape.head_dim % 16 == 0 else None
-    qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj], qkv_order(heads), own)
+    order = None if own is None else qkv_order(heads)
+    qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj], order, own)
     middle = mlp.gate_proj.out_features
+    order = None if kernels is None else gate_up_order(middle)
     return Layer(
         name=name,
         input_norm=layer.input_layernorm.weight.data,
@@ -75,7 +89,7 @@ def _layer(name: str, layer: Any, shape: Shape, kernels: ProductKernels | None) 
         heads=heads if qkv.paired else _unpaired(heads),
         o=_joined([attention.o_proj], None, kernels),
         post_norm=layer.post_attention_layernorm.weight.data,
-        gate_up=_joined([mlp.gate_proj, mlp.up_proj], gate_up_order(middle), kernels),
+        gate_up=_joined([mlp.gate_proj, mlp.up_proj], order, kernels),
         down=_joined([mlp.down_proj], None, kernels),
     )
 
@@ -90,6 +104,9 @@ def _joined(
     packed = [module for module in modules if isinstance(module, QuantizedLinear)]
     if kernels is not None and len(packed) == len(modules) and _alike(packed):
         return _tiled(packed, order, kernels)
+    aten = [module for module in modules if isinstance(module, AtenInt4Linear)]
+    if Int4Product.joins(modules):
+        return Int4Product.joined(aten)
     return JoinedLinear(modules)
 
 
