@@ -29,6 +29,7 @@ _SOURCE = Path(__file__).with_name("product.cu")
 _AT_ONCE = 32
 _STATIC = 2048  # bytes of shared memory that a block has besides
 _SHARED = 228 * 1024  # of a processor of an H100
+_OUTPUTS_AT_ONCE = 132 * 32  # if each of its processors takes 32
 _EPILOGUES = {"plain": 0, "add": 1, "swiglu": 2, "rope": 3}
 
 Epilogue = Literal["plain", "add", "swiglu", "rope"]
@@ -72,6 +73,8 @@ class _Shape:
         if rows <= 8:
             x = 2 * rows * weight.in_features
             twice = _Shape(1, 1, 16, 4, 2)
+            if weight.out_features <= _OUTPUTS_AT_ONCE:
+                return _Shape(1, 2, 16, 4 if rows <= 4 else 3, 1)
             if 2 * (twice.shared(weight) + x + _STATIC) <= _SHARED:
                 return twice
             return _Shape(1, 1, 16, 4, 1) if x <= _SHARED // 3 else _Shape(1, 2, 16, 3, 1)

@@ -64,6 +64,7 @@ class LlamaModel:
         self.weights = weights
         self.cache = cache
         self._rows = rows
+        self._in_tiles = all(map(_in_tiles, weights.layers))
 
     @torch.inference_mode()
     def hidden(
@@ -86,12 +87,9 @@ class LlamaModel:
         return logits.float()
 
     def _fuses(self, rows: int) -> bool:
-        layers = self.weights.layers
-        return all(
-            isinstance(linear, TiledLinear) and linear.fuses(rows)
-            for layer in layers[:1]
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
-        ) and all(layer.heads.q_norm is None for layer in layers[:1])
+        # What follows from the kind of weights alone was looked at once; the rest is alike.
+        qkv = self.weights.layers[0].qkv
+        return self._in_tiles and isinstance(qkv, TiledLinear) and qkv.fuses(rows)
 
     def _fused(self, h: Tensor, places: Places, attend: Attend) -> Tensor:
         eps, heads = self.shape.eps, self.shape.heads
@@ -142,3 +140,11 @@ class LlamaModel:
         if delta is None:
             return self._rows.rms_norm(h, weight, self.shape.eps)
         return self._rows.add_rms_norm(h, delta, weight, self.shape.eps)
+
+
+def _in_tiles(layer: Layer) -> bool:
+    """Whether kernels can compute a layer with what stands between its products."""
+    products = (layer.qkv, layer.o, layer.gate_up, layer.down)
+    return layer.heads.q_norm is None and all(
+        isinstance(product, TiledLinear) and product.fuses(1) for product in products
+    )

@@ -30,8 +30,8 @@ def head_major_cache(
 class RunAttention:
     """What `attend_reference` computes, for the rows of one step and each layer in turn.
 
-    It is for a cache from `head_major_cache`, and correct for any other. `tables` are int [rows, blocks],
-    `lengths` int [rows].
+    It is for a cache from `head_major_cache`, and correct for any other. `tables` are int
+    [rows, blocks], `lengths` int [rows].
     """
 
     def __init__(self, tables: Tensor, lengths: Tensor, scale: float) -> None:

@@ -9,8 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from modules.engine.worker.kernels.choose import Chooser
 from modules.engine.worker.sampling.batch import cuts, feedback, penalties, shapes
 from modules.engine.worker.sampling.batch.field import Field, Step
+from modules.engine.worker.sampling.batch.fused import Draw, fused
 from modules.engine.worker.sampling.batch.members import Members
 from modules.engine.worker.sampling.batch.row import Row
 from modules.engine.worker.sampling.batch.state import State
@@ -54,12 +56,16 @@ _SORTING = {"top_p", "tfs", "xtc", "mirostat 1"}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that go through the same steps. `places` are theirs in the batch; None for all."""
+    """Rows that go through the same steps. `places` are theirs in the batch; None for all.
+
+    `fused` does what all steps and `pick` do.
+    """
 
     members: Members
     places: Tensor | None
     steps: tuple[Step, ...]
     greedy: bool
+    fused: Draw | None = None
 
     def process(self, logits: Tensor) -> Field:
         """What the steps make of the batch's logits [rows, vocab]."""
@@ -67,6 +73,11 @@ class Group:
         for step in self.steps:
             step(field)
         return field
+
+    def drawn(self, logits: Tensor) -> Tensor:
+        """The token [n] of each row, by `fused`."""
+        assert self.fused is not None
+        return self.fused(logits, self.places)
 
     def pick(self, field: Field) -> Tensor:
         """The token [n] of each row."""
@@ -99,13 +110,16 @@ class Plan:
 
     def draw(self, logits: Tensor, ok: Tensor) -> Tensor:
         """A token [rows] of each row; 0 where it is not `ok` [rows]."""
-        fields = [group.process(logits) for group in self.groups]
-        parts = [group.pick(field) for group, field in zip(self.groups, fields, strict=True)]
+        fields = [None if group.fused else group.process(logits) for group in self.groups]
+        parts = [
+            group.pick(field) if field else group.drawn(logits)
+            for group, field in zip(self.groups, fields, strict=True)
+        ]
         # Masked before anything is looked up by them: of NaN they may be no tokens at all.
         tokens = parts[0] if self.places is None else torch.cat(parts).index_select(0, self.places)
         tokens = tokens * ok
         for group, field in zip(self.groups, fields, strict=True):
-            if field.learners:
+            if field and field.learners:
                 mine = tokens if group.places is None else tokens.index_select(0, group.places)
                 for learn in field.learners:
                     learn(mine)
@@ -121,7 +135,7 @@ class Plan:
             row.drawn += 1
 
 
-def make_plan(rows: Sequence[Row], state: State) -> Plan:
+def make_plan(rows: Sequence[Row], state: State, chooser: Chooser | None = None) -> Plan:
     """Rows of the same order, and with the same dear steps, go together."""
     sorts: dict[tuple[object, ...], list[int]] = {}
     names = [row.active for row in rows]
@@ -141,6 +155,7 @@ def make_plan(rows: Sequence[Row], state: State) -> Plan:
                 None if alone else state.uploads.ints(places),
                 steps,
                 rows[places[0]].params.greedy,
+                None if chooser is None else fused(members, chooser),
             )
         )
     flat = [place for places in sorts.values() for place in places]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from modules.engine.worker.kernels.choose import Chooser
 from modules.engine.worker.sampler import Sampler
 from modules.engine.worker.sampling.batch.plan import Plan, make_plan
 from modules.engine.worker.sampling.batch.row import Row, make_row
@@ -15,6 +17,8 @@ from modules.engine.worker.sampling.batch.state import State
 from modules.engine.worker.sampling.batch.uploads import Uploads
 
 __all__ = ["BatchSampler"]
+
+log = logging.getLogger(__name__)
 
 
 class BatchSampler:
@@ -30,6 +34,7 @@ class BatchSampler:
         self._state = State(vocab, Uploads(device))
         self._planned: tuple[tuple[Row, bool], ...] = ()
         self._plan: Plan | None = None
+        self._chooser = _chooser(vocab, device) if device.type == "cuda" else None
 
     @staticmethod
     def fits(sampler: Sampler) -> bool:
@@ -86,5 +91,13 @@ class BatchSampler:
     def _planned_for(self, rows: Sequence[Row]) -> Plan:
         key = tuple((row, row.short) for row in rows)
         if self._plan is None or key != self._planned:
-            self._planned, self._plan = key, make_plan(rows, self._state)
+            self._planned, self._plan = key, make_plan(rows, self._state, self._chooser)
         return self._plan
+
+
+def _chooser(vocab: int, device: torch.device) -> Chooser | None:
+    try:
+        return Chooser(vocab, device)
+    except (RuntimeError, OSError) as error:
+        log.warning("The kernel `choose` cannot be used, so sampling is slower: %s", error)
+        return None

@@ -66,7 +66,7 @@ class State:
             if ids is not None:
                 self._history[row.slot, : row.length].copy_(ids)
         if row.counted:
-            counts = self._table()[row.slot].zero_()
+            counts = self.table[row.slot].zero_()
             if ids is not None:
                 ids = ids[-params.repetition_penalty_range :].clamp(max=self.vocab)
                 counts.scatter_add_(0, ids, torch.ones_like(ids, dtype=counts.dtype))
@@ -81,7 +81,7 @@ class State:
 
         `first` is the first of the slots, if the others follow in order.
         """
-        table = self._table()
+        table = self.table
         if first is None:
             return table.index_select(0, slots)[:, : self.vocab]
         return table[first : first + len(slots), : self.vocab]
@@ -107,7 +107,7 @@ class State:
 
     def count(self, begins: Tensor, tokens: Tensor) -> None:
         """Count tokens [n] in the rows of the table that begin at `begins` [n]."""
-        self._table().view(-1).scatter_add_(0, begins + tokens, self._one.expand(len(tokens)))
+        self.table.view(-1).scatter_add_(0, begins + tokens, self._one.expand(len(tokens)))
 
     def drop_passed(self, begins: Tensor, rows: Sequence[Row]) -> None:
         """Count no more what the ranges of rows will have passed after the next token."""
@@ -120,9 +120,11 @@ class State:
         if any(leaving):
             gone = self._history.take(self.uploads.ints(leaving)).clamp_(max=self.vocab)
             less = (-self._one).expand(len(rows))
-            self._table().view(-1).scatter_add_(0, begins + gone, less)
+            self.table.view(-1).scatter_add_(0, begins + gone, less)
 
-    def _table(self) -> Tensor:
+    @property
+    def table(self) -> Tensor:
+        """All counts, float32 [slots, vocab + 1]; those of a row begin where `begins` says."""
         if self._counts is None:
             self._counts = self.limits.new_zeros((len(self.limits), self.vocab + 1))
         return self._counts

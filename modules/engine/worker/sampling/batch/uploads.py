@@ -21,6 +21,14 @@ class Uploads:
         """`values` [n]."""
         return self._sent(torch.tensor(values, dtype=dtype, pin_memory=self._pinned))
 
+    def doubles(self, values: Sequence[float]) -> Tensor:
+        """`values` [n], float64."""
+        return self.floats(values, torch.float64)
+
+    def raw(self, values: bytes) -> Tensor:
+        """`values` [n], uint8."""
+        return self._sent(torch.tensor(list(values), dtype=torch.uint8, pin_memory=self._pinned))
+
     def ints(self, values: Sequence[int]) -> Tensor:
         """`values` [n], int64."""
         return self._sent(torch.tensor(values, dtype=torch.long, pin_memory=self._pinned))
