@@ -87,7 +87,8 @@ class Case:
     def command(self) -> LoadModel:
         """What the engine gets to load it, as the page has it."""
         plan = self.plan()
-        return LoadModel(str(self.folder), plan.options, plan.placement)
+        cache = plan.cache_tokens
+        return LoadModel(str(self.folder), plan.options, plan.placement, cache_tokens=cache)
 
 
 @dataclass(frozen=True, slots=True)

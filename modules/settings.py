@@ -76,6 +76,12 @@ class Settings:
         metavar="TOKENS",
         bounds=(0, 2**24),
     )
+    cache_tokens: int = _option(
+        0,
+        "Tokens of all chats together that the KV cache on a card has room for; 0: automatic.",
+        metavar="TOKENS",
+        bounds=(0, 2**20),
+    )
     wbits: int = _option(
         0,
         "Bits of an old GPTQ checkpoint that does not say them itself.",

@@ -56,13 +56,17 @@ class LoadModel:
     """Load the checkpoint in the folder `path`; the first command that a worker gets.
 
     `placement` maps modules to devices, as `Plan.placement` does; `offload_dir` is the folder
-    for those that it puts on the disk.
+    for those that it puts on the disk. `cache_tokens` is how many tokens the fast runner's KV
+    cache gets, 0 for one context. `held` are the bytes that each card gives back when the worker
+    ends, as planned.
     """
 
     path: str
     options: LoadOptions = field(default_factory=LoadOptions)
     placement: Mapping[str, str] = field(default_factory=dict)
     offload_dir: str = ""
+    cache_tokens: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

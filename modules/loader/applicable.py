@@ -84,11 +84,12 @@ def _about_cards(options: LoadOptions, machine: Machine, notes: list[str]) -> Lo
         flags = ["--auto-devices"] if options.offload and not options.disk else []
         flags += ["--gpu-memory"] if options.gpu_memory else []
         flags += ["--cpu-memory"] if options.cpu_memory and not options.disk else []
+        flags += ["--cache-tokens"] if options.cache_tokens else []
         if flags:
             were = "was" if len(flags) == 1 else "were"
             notes.append(f"{why}, so {_list(flags)} {were} passed over.")
         cpu_memory = options.cpu_memory if options.disk else 0
-        return replace(options, offload=False, gpu_memory=(), cpu_memory=cpu_memory)
+        return replace(options, offload=False, gpu_memory=(), cpu_memory=cpu_memory, cache_tokens=0)
     count = len(machine.cards)
     if len(options.gpu_memory) > count:
         there = "There is one card" if count == 1 else f"There are {count} cards"

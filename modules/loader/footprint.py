@@ -1,4 +1,9 @@
-"""`Footprint`: what a model takes in memory, piece by piece, computed from its headers."""
+"""`Footprint`: what a model takes in memory, piece by piece, computed from its headers.
+
+On the processor this is an over-estimate for what was made of 4-bit weights, as the starter was:
+only their values show that, so float32 is counted for layers that are found to be 4-bit codes at
+load (`transformers_loader.py`), and for the head beside them, which gets 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from modules.loader.fast_runner import CHUNK, LADDER
 from modules.loader.inspect import Inspection, TensorInfo
 from modules.loader.options import LoadOptions
 from modules.loader.quantization.format import LOAD_4BIT, LOAD_8BIT, QuantizationFormat
@@ -19,7 +25,10 @@ _CARD = 700 * 2**20
 PROCESSOR_WORKSPACE = 290 * 2**20
 """Python with torch and transformers, without the files that it maps."""
 _CHUNK, _CHUNK_PROCESSOR = 256, 128
-"""Prompt tokens in one forward, as the worker cuts them."""
+"""Prompt tokens in one forward of transformers, as the worker cuts them."""
+_GRAPH = 10 * 2**20
+"""What a captured step of a 7B model takes, its logits aside."""
+_BLOCK_TOKENS = 16
 
 _BLOCK = re.compile(r"((?:.+?\.)?(?:layers|h|blocks|block|blk)\.\d+)\.")
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -50,7 +59,7 @@ class Footprint:
     """A model in memory. Sizes in bytes.
 
     `weights` describes them in words; `dequantized` is what the biggest quantized layer
-    becomes for the time of its product.
+    becomes for the time of its product, 0 where none is quantized.
     """
 
     units: tuple[Unit, ...]
@@ -65,7 +74,10 @@ class Footprint:
         return sum(unit.weights for unit in self.units)
 
     def workspace(self, context: int, *, card: bool) -> int:
-        """What a device that computes needs beside weights and caches."""
+        """What a device that computes needs beside weights and caches.
+
+        For a card: where transformers computes.
+        """
         about, chunk = self.inspection, _CHUNK if card else _CHUNK_PROCESSOR
         features = 4 * about.hidden_size + 3 * about.intermediate_size
         activations = chunk * features * self.dtype_size
@@ -79,6 +91,27 @@ class Footprint:
         mask = chunk * context * self.dtype_size
         fixed = _CARD if card else PROCESSOR_WORKSPACE
         return fixed + activations + logits + attention + mask + self.dequantized
+
+    def fast_workspace(self, context: int) -> int:
+        """What a card that the fast runner computes on needs beside weights and the cache."""
+        about, size = self.inspection, self.dtype_size
+        queries, shared = about.heads * about.head_dim, about.kv_heads * about.head_dim
+        qkv, gate_up = queries + 2 * shared, 2 * about.intermediate_size
+        # Of each row of a chunk: the residual, what is normed and what is added; queries, keys
+        # and values, the turned queries and what attention makes of them; gate, up, and their
+        # product.
+        features = 3 * about.hidden_size + qkv + 2 * queries + gate_up + gate_up // 2
+        activations = min(CHUNK, context) * features * size
+        # The keys and the values of one layer, in one piece for a chunk's attention.
+        gathered = 2 * context * shared * size
+        matrix = max(qkv, gate_up) * about.hidden_size * size if self.dequantized else 0
+        positions = context * about.head_dim * _SIZES["float32"]  # cosines and sines
+        tables = max(LADDER) * context // _BLOCK_TOKENS * 4
+        graphs = len(LADDER) * _GRAPH + tables
+        # Those of every captured step, in its dtype and in float32; and what sorting them takes.
+        logits = about.vocabulary * (sum(LADDER) * (size + 4) + max(LADDER) * 4 * 8)
+        beside = max(matrix, self.dequantized) + positions + graphs + logits
+        return _CARD + activations + gathered + beside
 
 
 def footprint(inspection: Inspection, options: LoadOptions, *, card: bool) -> Footprint:

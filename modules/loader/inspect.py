@@ -61,7 +61,8 @@ class Inspection:
     theirs; `files` are the sizes of all files. `problem` and `remedy` are sentences, empty
     where the checkpoint can be loaded; `safe` is false where loading it would run code of
     its own. `note` is a sentence about what was guessed. `template_source` is the file that
-    holds the chat template, or empty.
+    holds the chat template, or empty. `window` are the tokens that attention looks back on, 0
+    where that is the whole text.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Inspection:
     problem: str = ""
     remedy: str = ""
     note: str = ""
+    window: int = 0
 
 
 def inspect_checkpoint(path: Path, options: LoadOptions | None = None) -> Inspection:

@@ -34,13 +34,15 @@ _GGUF_KEYS = {
     "vocabulary": "vocab_size",
 }
 _MOST = 2**40
+_MISTRALS_WINDOW = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """What is not told is 0 or empty; `tied_head` is None where only the weights can tell.
 
-    `dtype` is what the weights are said to be stored in ("float16").
+    `dtype` is what the weights are said to be stored in ("float16"). `window` are the tokens
+    that attention looks back on, 0 where that is the whole text.
     """
 
     architecture: str = ""
@@ -55,6 +57,7 @@ class ModelConfig:
     kv_heads: int = 0
     head_dim: int = 0
     vocabulary: int = 0
+    window: int = 0
 
 
 def config_from_json(config: Mapping[str, Any]) -> ModelConfig:
@@ -74,8 +77,19 @@ def config_from_json(config: Mapping[str, Any]) -> ModelConfig:
         model_type=model_type if isinstance(model_type, str) else "",
         dtype=dtype if isinstance(dtype, str) else "",
         tied_head=tied if isinstance(tied, bool) else None,
+        window=_window(config),
         **_completed(numbers),
     )
+
+
+def _window(config: Mapping[str, Any]) -> int:
+    """Qwen's has to be switched on, and Mistral's is on where nothing is said."""
+    family = config.get("model_type")
+    if not config.get("use_sliding_window", family not in ("qwen2", "qwen3")):
+        return 0
+    if family == "mistral" and "sliding_window" not in config:
+        return _MISTRALS_WINDOW
+    return _number((config,), ("sliding_window",))
 
 
 def config_from_gguf(header: GgufHeader) -> ModelConfig:

@@ -21,6 +21,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 _MAX_MEMORY = 2**50
 _BOUNDS = {
     "context_length": (0, 2**24),
+    "cache_tokens": (0, 2**20),
     "cpu_memory": (0, _MAX_MEMORY),
     "groupsize": (-1, 2**16),
 }
@@ -48,6 +49,10 @@ class LoadOptions:
     context_length: int = 0
     """Tokens to plan the KV cache for, and the most that a request may use; 0: the model's own,
     or as much of it as fits."""
+
+    cache_tokens: int = 0
+    """Tokens that the KV cache on a card has room for, for all chats together; at least the
+    context. 0: up to eight contexts, while memory is left."""
 
     offload: bool = False
     """Fill the cards, and put what does not fit into the processor's memory."""
@@ -111,6 +116,7 @@ def load_options(settings: Settings, saved: LoadOptions | None = None) -> LoadOp
         dtype="bfloat16" if settings.bf16 else "auto",
         quantize="8bit" if settings.load_in_8bit else "4bit" if settings.load_in_4bit else "none",
         context_length=settings.ctx_size,
+        cache_tokens=settings.cache_tokens,
         offload=settings.auto_devices or limited,
         gpu_memory=settings.gpu_memory,
         cpu_memory=settings.cpu_memory,

@@ -29,17 +29,27 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A device: `capacity` bytes may be used of it, and `workspace` goes off that first."""
+    """A device: `capacity` bytes may be used of it, and a workspace goes off that first.
+
+    `workspace` is that of a part of the model, `alone` that of the whole, which may be computed
+    in another way.
+    """
 
     device: str
     name: str
     capacity: int
     workspace: int
+    alone: int
 
     @property
     def room(self) -> int:
-        """What is left for weights and caches."""
+        """What is left for weights and caches of a part of the model."""
         return self.capacity - self.workspace
+
+    @property
+    def room_alone(self) -> int:
+        """What is left for weights and caches of the whole model."""
+        return self.capacity - self.alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +70,15 @@ class Layout:
         """
         whole = sum(cost.both for cost in costs)
         for number, place in enumerate(self.computing):
-            if whole <= place.room:
+            if whole <= place.room_alone:
                 return [number] * len(costs)
         # A card that another program has filled takes no part.
         biggest = max(cost.both for cost in costs)
         used = [n for n, place in enumerate(self.computing) if place.room >= biggest]
         rooms = [self.computing[number].room for number in used]
         found = spread(costs, rooms)
+        if found is not None and len(set(found)) == 1:
+            found = None  # one device is not enough: its room alone has been tried
         if found is None and self.stores and used:
             found = fill(costs, rooms, [store.room for store in self.stores])
         numbers = used + list(range(len(self.computing), len(self.places)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modules.loader.applicable import applicable, is_quantized
+from modules.loader.fast_runner import cache_tokens, serves
 from modules.loader.footprint import PROCESSOR_WORKSPACE, Footprint, footprint
 from modules.loader.inspect import Inspection
 from modules.loader.machine import Machine
@@ -57,6 +58,10 @@ class Plan:
     goes to the first device. `notes` are sentences about options that do not apply.
     `message` says why it does not fit, and `choices` what would. `options` are what to load
     with: without those that do not apply, and with the context that is planned.
+
+    `cache_tokens` is what the fast runner's KV cache on a card gets, the context at least, and
+    is fixed at load. 0 where another runner's caches grow as they are needed; then one context
+    is counted.
     """
 
     devices: tuple[DevicePlan, ...]
@@ -68,6 +73,7 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
     options: LoadOptions = field(default_factory=LoadOptions)
+    cache_tokens: int = 0
 
     @property
     def remedy(self) -> str:
@@ -83,17 +89,16 @@ def make_plan(
     options: LoadOptions,
     machine: Machine,
     *,
-    batch: int = 1,
     adapter_bytes: int = 0,
 ) -> Plan:
     """Predict the memory of a load on `machine`, and place its layers.
 
-    `batch` is the number of requests whose caches are counted, `adapter_bytes` the size of
-    the LoRAs over the model.
+    `adapter_bytes` is the size of the LoRAs over the model. Whether it fits is decided with a KV
+    cache of one context; a larger one takes of what is left then.
     """
     options, notes = applicable(inspection, options, machine)
-    planner = _Planner(inspection, machine, batch, adapter_bytes)
-    plan = planner.plan(options)
+    planner = _Planner(inspection, machine, adapter_bytes)
+    plan = planner.with_larger_cache(planner.plan(options))
     choices = () if plan.fits else _choices(planner, options)
     return replace(plan, notes=notes + plan.notes, choices=choices)
 
@@ -101,12 +106,9 @@ def make_plan(
 class _Planner:
     """Plans one checkpoint on one machine, for any options that apply."""
 
-    def __init__(
-        self, inspection: Inspection, machine: Machine, batch: int, adapter_bytes: int
-    ) -> None:
+    def __init__(self, inspection: Inspection, machine: Machine, adapter_bytes: int) -> None:
         self.inspection = inspection
         self.machine = machine
-        self._batch = batch
         self._adapter_bytes = adapter_bytes
         self._footprints: dict[tuple[str, str, bool], Footprint] = {}
 
@@ -144,6 +146,30 @@ class _Planner:
                 high = middle - 1
         return low * _STEP
 
+    def with_larger_cache(self, plan: Plan) -> Plan:
+        """`plan`, where it is for the fast runner on one card with as large a cache as there
+        is room for.
+        """
+        device, asked, context = plan.devices[0], plan.options.cache_tokens, plan.context_length
+        if not plan.fits:
+            return plan
+        token = sum(unit.kv_token for unit in self._footprint(plan.options).units)
+        on_card = len(plan.devices) == 1 and device.device.startswith("cuda")
+        if not (token and on_card and serves(self.inspection, context)):
+            return self._without_wish(plan) if asked else plan
+        tokens = cache_tokens(context, (device.capacity - device.used) // token, asked)
+        larger = replace(device, kv_cache=tokens * token)
+        notes = (_smaller_cache(asked, tokens),) if asked > tokens else ()
+        return replace(plan, devices=(larger,), cache_tokens=tokens, notes=plan.notes + notes)
+
+    def _without_wish(self, plan: Plan) -> Plan:
+        note = (
+            f"The KV caches of {self.inspection.name} grow with its chats, "
+            "so --cache-tokens was passed over."
+        )
+        options = replace(plan.options, cache_tokens=0)
+        return replace(plan, options=options, notes=(*plan.notes, note))
+
     def _at(self, options: LoadOptions, context: int) -> Plan:
         """With exactly this context."""
         model = self._footprint(options)
@@ -152,7 +178,7 @@ class _Planner:
         costs = [
             Cost(
                 unit.weights + (adapters if unit.layer else 0),
-                unit.kv_token * context * self._batch,
+                unit.kv_token * context,
                 unit.largest,
             )
             for unit in model.units
@@ -182,10 +208,12 @@ class _Planner:
         machine = self.machine
         cards = machine.cards if options.device == "auto" else ()
         workspace = model.workspace(context, card=bool(cards))
+        fast = cards and serves(self.inspection, context)
+        alone = model.fast_workspace(context) if fast else workspace
         beside = PROCESSOR_WORKSPACE if cards else workspace
         most = options.cpu_memory + beside if options.cpu_memory else machine.ram_free
-        processor = Place("cpu", "processor", min(machine.ram_free, most), beside)
-        disk = (Place("disk", "disk", machine.disk_free, 0),) if options.disk else ()
+        processor = Place("cpu", "processor", min(machine.ram_free, most), beside, beside)
+        disk = (Place("disk", "disk", machine.disk_free, 0, 0),) if options.disk else ()
         if not cards:
             return Layout((processor,), disk)
         limits = dict(enumerate(options.gpu_memory))
@@ -195,6 +223,7 @@ class _Planner:
                 card.name,
                 min(card.free, limits.get(card.index) or card.free),
                 workspace,
+                alone,
             )
             for card in cards
         )
@@ -207,7 +236,7 @@ def _devices(
 ) -> tuple[DevicePlan, ...]:
     """What lies where; what a store holds is computed, and cached, by the first device."""
     computing = len(layout.computing)
-    first = min(numbers)
+    first, alone = min(numbers), len(set(numbers)) == 1
     devices = []
     for number, place in enumerate(layout.places):
         here = [i for i, at in enumerate(numbers) if at == number]
@@ -225,7 +254,7 @@ def _devices(
                 weights=weights,
                 kv_cache=sum(costs[i].cache for i in cached),
                 adapters=sum(costs[i].held for i in here) - weights,
-                workspace=place.workspace + staging,
+                workspace=(place.alone if alone else place.workspace) + staging,
             )
         )
     return tuple(devices)
@@ -271,6 +300,13 @@ def _shortened(own: int, context: int) -> str:
     return (
         f"The memory is enough for a context of {context:,} tokens, and not for the model's own "
         f"{own:,}."
+    )
+
+
+def _smaller_cache(asked: int, tokens: int) -> str:
+    return (
+        f"The memory is enough for a KV cache of {tokens:,} tokens, and not for the {asked:,} "
+        "of --cache-tokens."
     )
 
 

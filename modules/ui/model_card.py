@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from modules.loader.applicable import is_quantized
+from modules.loader.fast_runner import FAMILY
 from modules.loader.inspect import Inspection
 from modules.loader.machine import Card, Machine
 from modules.loader.options import LoadOptions
@@ -16,6 +17,7 @@ from modules.loader.quantization.format import QuantizationFormat
 __all__ = ["card_json", "controls_json", "kind_of", "options_json", "plan_json"]
 
 _MIN_CONTEXT = 256
+_MOST_CACHE, _MOST_CONTEXTS = 2**20, 32
 _GIGABYTE = 10**9
 
 
@@ -107,13 +109,17 @@ def _safety(inspection: Inspection) -> str:
 def controls_json(inspection: Inspection, machine: Machine) -> list[dict[str, Any]]:
     """The fields of LoadOptions that mean something for this checkpoint on this machine.
 
-    A control with `needs` counts while the named fields have these values. `inspection` is
+    A control with `needs` counts while the named fields have these values; `planned` is the part
+    of the plan that says what it comes to where it is left free. `inspection` is
     what the checkpoint says by itself, without the options.
     """
     quantized = is_quantized(inspection)
     # An old GPTQ checkpoint, whose settings are nowhere or only guessed from its shapes.
     untold = quantized and (inspection.quantization is None or bool(inspection.note))
-    controls = [_context(inspection.context_length)] if inspection.context_length else []
+    own = inspection.context_length
+    controls = [_context(own)] if own else []
+    if own and machine.cards and inspection.model_type in FAMILY:
+        controls.append(_cache(own))
     if not quantized:
         controls.append(_QUANTIZE)
     if untold:
@@ -187,6 +193,25 @@ def _context(own: int) -> dict[str, Any]:
         "step": _MIN_CONTEXT,
         "scale": 1,
         "free": "As much as fits",
+        "planned": "context",
+    }
+
+
+def _cache(own: int) -> dict[str, Any]:
+    return {
+        "kind": "number",
+        "name": "cache_tokens",
+        "label": "KV cache",
+        "unit": "tokens",
+        "help": "What all chats together may have in the card's memory, one context at least. "
+        "Automatic: up to eight contexts, and half of what is left stays free.",
+        "min": min(_MIN_CONTEXT, own),
+        "max": max(own, min(_MOST_CACHE, _MOST_CONTEXTS * own)),
+        "step": _MIN_CONTEXT,
+        "scale": 1,
+        "free": "Automatic",
+        "planned": "cache_tokens",
+        "needs": _ON_CARD,
     }
 
 
@@ -232,11 +257,22 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "weights": plan.weights,
         "context": plan.context_length,
+        "cache_tokens": plan.cache_tokens,
+        "cache": _cache_words(plan),
         "devices": [_device_json(device) for device in plan.devices],
         "message": plan.message,
         "choices": [{"label": c.label, "changes": dict(c.changes)} for c in plan.choices],
         "notes": plan.notes,
     }
+
+
+def _cache_words(plan: Plan) -> str:
+    tokens, context = plan.cache_tokens, plan.context_length
+    if not tokens:
+        return ""
+    chats = tokens // context
+    room = "one chat" if chats == 1 else f"{chats} chats"
+    return f"KV cache for {tokens:,} tokens: room for {room} of {context:,}, or more shorter ones."
 
 
 def _device_json(device: DevicePlan) -> dict[str, Any]:

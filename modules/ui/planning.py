@@ -29,11 +29,7 @@ def free_machine(ctx: AppContext) -> Machine:
     pid, state = ctx.engine.pid, ctx.engine.state
     if pid is None:
         return this_machine(ctx.settings.offload_dir)
-    held = {}
-    if state.info is not None:
-        placed = state.command.placement.values() if state.command else ()
-        devices = {device for device in placed if device.startswith("cuda")} or {state.info.device}
-        held = {device: state.info.memory // len(devices) for device in devices}
+    held = state.command.held if state.info is not None and state.command else {}
     return this_machine(ctx.settings.offload_dir, ending=Ending(pid, held))
 
 
@@ -58,7 +54,14 @@ def load_command(ctx: AppContext, path: Path, plan: Plan) -> LoadModel:
     """The command that does what was planned. Raises LoadFailedError where it does not fit."""
     if not plan.fits:
         raise LoadFailedError(plan.message, plan.remedy)
-    return LoadModel(str(path), plan.options, plan.placement, str(ctx.settings.offload_dir))
+    # Other caches than the fast runner's are not there before they are used.
+    held = {
+        device.device: device.weights + (device.kv_cache if plan.cache_tokens else 0)
+        for device in plan.devices
+        if device.device.startswith("cuda")
+    }
+    offload_dir = str(ctx.settings.offload_dir)
+    return LoadModel(str(path), plan.options, plan.placement, offload_dir, plan.cache_tokens, held)
 
 
 def summary(name: str, plan: Plan) -> str:

@@ -89,13 +89,15 @@ def serve(scheduler: Scheduler, requests: Iterable[GenerateRequest]) -> dict[str
 class Spy:
     """A runner that notes the tokens of each sequence, and can fail or lie on demand.
 
-    `computed` is how many tokens each forward of one track had. `poison` is what a logit of a
-    track becomes when it is decoded, and what `poisoned` requests compute is no number at all.
+    `started` are the tracks in order, and `computed` is how many tokens each forward had.
+    `poison` is what a logit of a track becomes when it is decoded, and what `poisoned` requests
+    compute is no number at all.
     """
 
     def __init__(self, runner: TransformersRunner | LlamaRunner) -> None:
         self.inner = runner
         self.replies: dict[str, list[int]] = {}
+        self.started: list[str] = []
         self.computed: list[int] = []
         self.poison: dict[str, float] = {}
         self.poisoned: set[str] = set()
@@ -118,6 +120,7 @@ class Spy:
         return tokens // BLOCK * BLOCK if isinstance(self.inner, LlamaRunner) else tokens
 
     def start(self, track: Track) -> int:
+        self.started.append(track.id)
         return self.inner.start(track)
 
     def has_room(self, track: Track) -> bool:

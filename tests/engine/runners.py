@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modules.engine.worker.adapters import Adapters
+from modules.engine.worker.kernels.product import ProductKernels
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.model import LlamaModel
 from modules.engine.worker.llama.processor import ProcessorRows
@@ -31,10 +32,12 @@ def make_runner(
     return llama_runner(model, context, 4 * context)
 
 
-def llama_runner(model: PreTrainedModel, context: int, tokens: int) -> LlamaRunner:
+def llama_runner(
+    model: PreTrainedModel, context: int, tokens: int, kernels: ProductKernels | None = None
+) -> LlamaRunner:
     """With so many tokens in the cache, which holds no numbers until they are computed."""
     shape = Shape.of(model)
-    weights = take_over(model, context, None)
+    weights = take_over(model, context, kernels)
     blocks = math.ceil(tokens / BLOCK)
     cache = head_major_cache(shape.layers, blocks, shape.kv_heads, shape.head_dim, model.dtype)
     cache.fill_(torch.nan)

@@ -124,6 +124,12 @@ def test_it_is_listed_with_its_size(llama_70b: Path) -> None:
         ({"num_hidden_layers": "32"}, "layers", 0),
         ({"num_hidden_layers": [32]}, "layers", 0),
         ({"hidden_size": 64, "num_attention_heads": 0}, "head_dim", 0),
+        ({}, "window", 0),
+        ({"sliding_window": 1024}, "window", 1024),
+        ({"model_type": "mistral", "sliding_window": None}, "window", 0),
+        ({"model_type": "mistral"}, "window", 4096),
+        ({"model_type": "qwen2", "sliding_window": 1024}, "window", 0),
+        ({"model_type": "qwen3", "sliding_window": 8, "use_sliding_window": True}, "window", 8),
     ],
 )
 def test_numbers_of_every_family_and_none_that_is_impossible(

@@ -140,16 +140,13 @@ def test_gguf_becomes_plain_weights_under_the_names_of_the_model() -> None:
 # -- caches and the rest ----------------------------------------------------------------
 
 
-def test_the_cache_is_keys_and_values_for_each_layer_token_and_request() -> None:
-    one = plan_7b(context_length=1024).devices[0].kv_cache
-    assert one == 2 * 32 * 32 * 128 * 1024 * 2
-    model = inspection(LLAMA_2_7B)
-    four = make_plan(model, LoadOptions(context_length=1024), machine(24), batch=4)
-    assert four.devices[0].kv_cache == 4 * one
+def test_the_cache_is_keys_and_values_for_each_layer_and_token() -> None:
+    plan = plan_7b(context_length=1024, cache_tokens=2048)
+    assert plan.devices[0].kv_cache == 2 * 32 * 32 * 128 * 2048 * 2
 
 
 def test_heads_that_share_keys_need_less_cache() -> None:
-    plan = make_plan(inspection(LLAMA_2_70B), LoadOptions(), machine(200))
+    plan = make_plan(inspection(LLAMA_2_70B), LoadOptions(cache_tokens=4096), machine(200))
     assert plan.devices[0].kv_cache == 2 * 80 * 8 * 128 * 4096 * 2
 
 
@@ -208,8 +205,8 @@ def test_a_context_beyond_the_models_own_is_passed_over_with_a_note() -> None:
 def test_a_refusal_has_figures_and_says_what_would_fit() -> None:
     plan = make_plan(inspection(LLAMA_2_7B), LoadOptions(), machine(12))
     assert plan.message == (
-        "Llama-2-7B needs 16.4 GB for a context of 4,096 tokens "
-        "(weights 13.5, KV cache 2.15, workspace 0.80), and 12.0 GB are free on cuda:0."
+        "Llama-2-7B needs 16.8 GB for a context of 4,096 tokens "
+        "(weights 13.5, KV cache 2.15, workspace 1.20), and 12.0 GB are free on cuda:0."
     )
     assert plan.remedy.startswith("This would fit: 8-bit weights, or 4-bit weights, or ")
 
@@ -321,10 +318,11 @@ def test_a_flag_that_does_not_apply_is_answered_in_one_line(case: str) -> None:
 
 
 def test_flags_for_cards_say_so_where_there_is_none() -> None:
-    options = LoadOptions(gpu_memory=(2**30,), offload=True)
+    options = LoadOptions(gpu_memory=(2**30,), offload=True, cache_tokens=4096)
     plan = make_plan(inspection(TINY), options, machine(ram=8))
     assert plan.notes == (
-        "There is no graphics card, so --auto-devices and --gpu-memory were passed over.",
+        "There is no graphics card, so --auto-devices, --gpu-memory and --cache-tokens "
+        "were passed over.",
     )
 
 

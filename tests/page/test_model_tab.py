@@ -112,7 +112,9 @@ def test_the_bar_moves_with_every_control(tab: Page) -> None:
     expect(tab.get_by_label("Context in tokens")).to_have_value("256")
     expect(meter(tab)).not_to_have_attribute("aria-valuenow", str(whole))
     assert used(tab) < whole
-    expect(tab.locator(".plan-legend")).to_contain_text(re.compile("KV cache1.. MB"))
+    expect(tab.locator(".plan-legend")).to_contain_text(re.compile(r"KV cache1\.\d+ GB"))
+    expect(tab.locator(".plan")).to_contain_text("KV cache for 2,048 tokens: room for 8 chats")
+    expect(tab.get_by_label("KV cache in tokens")).to_have_value("2048")
     tab.get_by_role("button", name="As much as fits").click()
     expect(meter(tab)).to_have_attribute("aria-valuenow", str(whole))
 

@@ -15,7 +15,7 @@ from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 from modules.errors import AdapterError
-from modules.loader.machine import Card, Machine
+from modules.loader.machine import Card, Ending, Machine
 from modules.ui import planning
 from modules.ui.routes import add_routes
 from tests.folders import TINY, put_llama, put_lora
@@ -175,10 +175,20 @@ async def test_without_a_card_nothing_is_asked_about_cards(
     ctx: AppContext, owner: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_llama(ctx.settings.model_dir, "Tiny", TINY)
-    about_cards = {"device", "gpu_memory", "offload", "cpu_memory", "disk"}
+    about_cards = {"device", "gpu_memory", "offload", "cpu_memory", "disk", "cache_tokens"}
     assert about_cards <= set(await controls(owner, "Tiny"))
     use_machine(monkeypatch)
     assert set(await controls(owner, "Tiny")) == {"context_length", "quantize", "dtype"}
+
+
+async def test_the_size_of_the_cache_is_asked_only_of_models_that_have_one(
+    ctx: AppContext, owner: httpx.AsyncClient
+) -> None:
+    put_llama(ctx.settings.model_dir, "Tiny", TINY)
+    other = put_llama(ctx.settings.model_dir, "Other", TINY) / "config.json"
+    other.write_text(other.read_text().replace('"llama"', '"gpt_neox"'))
+    assert "cache_tokens" in await controls(owner, "Tiny")
+    assert "cache_tokens" not in await controls(owner, "Other")
 
 
 async def test_each_card_has_its_own_limit(
@@ -218,6 +228,23 @@ async def test_the_plan_moves_with_the_context(ctx: AppContext, owner: httpx.Asy
     assert await cache(4096) > await cache(2048) > 0
 
 
+async def test_the_plan_says_how_many_chats_there_is_room_for(
+    ctx: AppContext, owner: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_llama(ctx.settings.model_dir, "Packed", LLAMA_2_7B, GPTQ)
+
+    async def said(**options: Any) -> str:
+        return (await asked(owner, "models/plan", name="Packed", options=options))["cache"]
+
+    assert await said(cache_tokens=20_000) == (
+        "KV cache for 20,000 tokens: room for 4 chats of 4,096, or more shorter ones."
+    )
+    assert "room for one chat of 4,096" in await said(cache_tokens=1)
+    assert "room for 8 chats of 1,024" in await said(context_length=1024)
+    use_machine(monkeypatch)
+    assert await said() == ""
+
+
 async def test_a_refusal_names_ways_that_fit(ctx: AppContext, owner: httpx.AsyncClient) -> None:
     put_llama(ctx.settings.model_dir, "Large", LLAMA_2_70B)
     plan = (await asked(owner, "models/card", name="Large"))["plan"]
@@ -231,7 +258,8 @@ async def test_a_refusal_names_ways_that_fit(ctx: AppContext, owner: httpx.Async
 @pytest.mark.parametrize(
     "options",
     [{"context_length": -1}, {"dtype": "int3"}, {"gpu_memory": [-5]}, {"wbits": 5},
-     {"groupsize": 0}, {"cpu_memory": 2**60}, {"gpu_memory": [1] * 100}, {"offload": []}],
+     {"cache_tokens": 2**21}, {"groupsize": 0}, {"cpu_memory": 2**60}, {"gpu_memory": [1] * 100},
+     {"offload": []}],
 )  # fmt: skip
 async def test_options_out_of_bounds_are_refused(
     options: dict[str, Any], ctx: AppContext, owner: httpx.AsyncClient
@@ -256,6 +284,35 @@ async def test_a_model_is_loaded_by_the_options_that_were_set(
     assert engine.state.command is not None
     assert engine.state.command.options.context_length == 512
     assert engine.state.command.options.device == "cpu"
+
+
+async def test_the_worker_gets_the_cache_that_was_planned(
+    ctx: AppContext, owner: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    put_llama(ctx.settings.model_dir, "Packed", LLAMA_2_7B, GPTQ)
+    plan = (await asked(owner, "models/card", name="Packed"))["plan"]
+    await asked(owner, "models/load", name="Packed")
+    await ctx.jobs.jobs()[-1].wait()
+    assert engine.state.command is not None
+    assert engine.state.command.cache_tokens == plan["cache_tokens"] > 4096
+
+
+async def test_the_next_plan_counts_on_what_the_present_model_gives_back(
+    ctx: AppContext, owner: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_llama(ctx.settings.model_dir, "Packed", LLAMA_2_7B, GPTQ)
+    plan = (await asked(owner, "models/card", name="Packed"))["plan"]
+    await asked(owner, "models/load", name="Packed")
+    await ctx.jobs.jobs()[-1].wait()
+    endings: list[Ending] = []
+    there = Machine((CARD,), 64 * 10**9, 40 * 10**9, 300 * 10**9)
+    monkeypatch.setattr(type(engine), "pid", 7, raising=False)
+    monkeypatch.setattr(
+        planning, "this_machine", lambda folder, ending: endings.append(ending) or there
+    )
+    await asked(owner, "models/card", name="Packed")
+    parts = {part["key"]: part["bytes"] for part in plan["devices"][0]["parts"]}
+    assert endings[0] == Ending(7, {"cuda:0": parts["weights"] + parts["cache"]})
 
 
 async def test_settings_are_kept_for_one_model_until_they_are_forgotten(

@@ -9,13 +9,17 @@ became of that is dropped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from modules.engine.worker.decoding.method import Method
+from modules.engine.worker.decoding.prompt_lookup import PromptLookup
+from modules.engine.worker.sampler import not_finite
+from modules.engine.worker.sampling.batch.row import Row
 from modules.engine.worker.sampling.batch.sampler import BatchSampler
 from modules.engine.worker.sequence import Sequence, Track
 
@@ -56,14 +60,37 @@ class Flights:
         self._sampler = sampler
 
     def board(self, seq: Sequence) -> None:
-        """Give a sequence that can fly what it needs for that, before its first draw."""
+        """Give a sequence that can fly what it needs for that, before its first draw.
+
+        One that drafts flies between its drafts, if its sampler does not look back: what the
+        device remembers of a reply cannot be undone.
+        """
+        method = seq.method
         if (
-            type(seq.method) is Method
-            and seq.request.logprobs is None
-            and seq.look is None
-            and BatchSampler.fits(seq.sampler)
+            type(method) not in (Method, PromptLookup)
+            or seq.request.logprobs is not None
+            or seq.look is not None
+            or not BatchSampler.fits(seq.sampler)
         ):
-            seq.row = self._sampler.begin(seq.sampler, seq.token_ids)
+            return
+        row = self._sampler.begin(seq.sampler, seq.token_ids)
+        if isinstance(method, PromptLookup):
+            if not row.forgetful:
+                return
+            method.draw_together = partial(self._several, row)
+        seq.row = row
+
+    def _several(self, row: Row, logits: Tensor) -> list[int]:
+        """What `row` draws next from the logits [n, vocab] of places that follow each other.
+
+        Raises EngineError for logits that are no numbers.
+        """
+        rows = [replace(row, drawn=row.drawn + place) for place in range(len(logits))]
+        tokens, numbers = self._sampler.sample(logits, rows)
+        if not bool(numbers.all()):
+            raise not_finite()
+        found: list[int] = tokens.tolist()
+        return found
 
     def first(self, seq: Sequence, logits: Tensor) -> tuple[int, bool]:
         """The token after logits [vocab], and whether these were numbers."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from modules.engine.worker.kernels.attention import DecodeAttention
 from modules.engine.worker.kernels.checked import product_kernels
 from modules.engine.worker.kernels.rows import RowKernels, Rows, TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
-from modules.engine.worker.llama.graphs import LADDER, DecodeGraphs
+from modules.engine.worker.llama.graphs import DecodeGraphs
 from modules.engine.worker.llama.model import LlamaModel
 from modules.engine.worker.llama.processor import ProcessorRows
 from modules.engine.worker.llama.processor_attention import head_major_cache
@@ -25,6 +27,8 @@ from modules.engine.worker.llama.take_over import take_over
 from modules.engine.worker.runner import Runner, TransformersRunner
 from modules.engine.worker.sampling.batch.sampler import BatchSampler
 from modules.engine.worker.warm_up import kept_tokens, warm_up
+from modules.errors import LoadFailedError
+from modules.loader.fast_runner import CHUNK, LADDER
 from modules.loader.load_progress import Progress
 from modules.loader.transformers_loader import LoadedModel
 
@@ -36,9 +40,7 @@ log = logging.getLogger(__name__)
 # on two shared cores, median of six: 128 tokens in 0.38 s (337 tokens/s), 256 in 0.62 (412).
 _CHUNK = 256
 _CHUNK_PROCESSOR = 128
-_CHUNK_FAST, _CHUNK_FAST_SHARED = 2048, 512
-_CONTEXTS = 8
-"""How often the whole context is in the cache of a card at most, for many chats at once."""
+_CHUNK_FAST_SHARED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,15 @@ class ReadyRunner:
     flights: Flights | None = None
 
 
-def make_runner(loaded: LoadedModel, context: int, progress: Progress) -> ReadyRunner:
-    """The runner for contexts of up to `context` tokens."""
+def make_runner(
+    loaded: LoadedModel, context: int, cache_tokens: int, progress: Progress
+) -> ReadyRunner:
+    """The runner for contexts of up to `context` tokens.
+
+    `cache_tokens` is how many tokens of all chats the fast runner has room for, and the context at
+    least; 0 stands for one context, on the processor for three. Raises LoadFailedError where the
+    memory is not there.
+    """
     reason = unfit(loaded.model, context)
     if reason:
         log.info("%s is computed by transformers: %s.", loaded.inspection.name, reason)
@@ -63,31 +72,37 @@ def make_runner(loaded: LoadedModel, context: int, progress: Progress) -> ReadyR
         chunk = _CHUNK_PROCESSOR if loaded.model.device.type == "cpu" else _CHUNK
         return ReadyRunner(TransformersRunner(loaded.model, kept), chunk, chunk)
     if loaded.model.device.type == "cpu":
-        return ReadyRunner(_composed(loaded, context), _CHUNK_PROCESSOR, _CHUNK_PROCESSOR)
-    fits = _kernels_fit(loaded.model)
-    runner = _with_kernels(loaded, context, progress) if fits else _composed(loaded, context)
+        # Memory that is not written to is not taken there.
+        kept = kept_tokens(loaded.model, loaded.inspection, context)
+        runner = _composed(loaded, context, cache_tokens or context + kept)
+        return ReadyRunner(runner, _CHUNK_PROCESSOR, _CHUNK_PROCESSOR)
+    if _kernels_fit(loaded.model):
+        runner = _with_kernels(loaded, context, cache_tokens, progress)
+    else:
+        runner = _composed(loaded, context, cache_tokens)
     sampler = BatchSampler(Shape.of(loaded.model).vocabulary, loaded.model.device)
     flights = Flights(runner, sampler)
-    return ReadyRunner(runner, _CHUNK_FAST, _CHUNK_FAST_SHARED, flights)
+    return ReadyRunner(runner, CHUNK, _CHUNK_FAST_SHARED, flights)
 
 
-def _composed(loaded: LoadedModel, context: int) -> LlamaRunner:
+def _composed(loaded: LoadedModel, context: int, cache_tokens: int) -> LlamaRunner:
     """For the processor, and for cards and dtypes that our kernels are not for."""
     model = loaded.model
     shape = Shape.of(model)
     weights = take_over(model, context, None)
-    # The processor's memory is not taken before it is written.
-    tokens = context + kept_tokens(model, loaded.inspection, context)
-    blocks = math.ceil(tokens / BLOCK)
-    with model.device:
-        cache = head_major_cache(shape.layers, blocks, shape.kv_heads, shape.head_dim, model.dtype)
+    tokens = max(context, cache_tokens)
+    sizes = (shape.layers, math.ceil(tokens / BLOCK), shape.kv_heads, shape.head_dim)
+    with _setting_aside(tokens), model.device:
+        cache = head_major_cache(*sizes, model.dtype)
     rows: Rows = TorchRows()
     if model.device.type == "cpu":
         rows = ProcessorRows(shape.hidden, shape.eps)
     return LlamaRunner(LlamaModel(shape, weights, rows, cache), Adapters(model))
 
 
-def _with_kernels(loaded: LoadedModel, context: int, progress: Progress) -> LlamaRunner:
+def _with_kernels(
+    loaded: LoadedModel, context: int, cache_tokens: int, progress: Progress
+) -> LlamaRunner:
     model, device, dtype = loaded.model, loaded.model.device, loaded.model.dtype
     torch.backends.cuda.enable_cudnn_sdp(False)  # see warm_up.py
     shape = Shape.of(model)
@@ -95,13 +110,17 @@ def _with_kernels(loaded: LoadedModel, context: int, progress: Progress) -> Llam
     weights = take_over(model, context, product_kernels(model))
     heads = (shape.heads, shape.kv_heads, shape.head_dim)
     attention = DecodeAttention(*heads, dtype, device, LADDER[-1])
-    cache = _cache(shape, _card_tokens(loaded, shape, context), dtype, device)
+    tokens = max(context, cache_tokens)
+    sizes = (shape.layers, 2, math.ceil(tokens / BLOCK), shape.kv_heads, BLOCK, shape.head_dim)
+    with _setting_aside(tokens):
+        cache = torch.empty(sizes, dtype=dtype, device=device)
     graphs = DecodeGraphs(device, math.ceil(context / BLOCK))
     llama = LlamaModel(shape, weights, RowKernels(dtype, device), cache)
     runner = LlamaRunner(llama, Adapters(model), attention, graphs)
     for done, rung in enumerate(sorted(LADDER, reverse=True)):
         progress(f"Preparing steps ({done} of {len(LADDER)})", 1.0)
         runner.capture([rung])
+    torch.cuda.empty_cache()  # each was computed once outside its graph, on a stream of its own
     return runner
 
 
@@ -113,15 +132,17 @@ def _kernels_fit(model: PreTrainedModel) -> bool:
     ) and RowKernels.fits(shape.hidden, middle, shape.head_dim, model.dtype, model.device)
 
 
-def _cache(shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    blocks = math.ceil(tokens / BLOCK)
-    sizes = (shape.layers, 2, blocks, shape.kv_heads, BLOCK, shape.head_dim)
-    return torch.empty(sizes, dtype=dtype, device=device)
-
-
-def _card_tokens(loaded: LoadedModel, shape: Shape, context: int) -> int:
-    """Tokens in the cache: the context, and more while half of what is left stays free."""
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(loaded.model.device)
-    spare = free // shape.kv_bytes(loaded.model.dtype) - context
-    return context + max(0, min((_CONTEXTS - 1) * context, spare // 2))
+@contextmanager
+def _setting_aside(tokens: int) -> Iterator[None]:
+    """Give back what the weights have left over first, and say what the memory was wanted for."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        yield
+    except RuntimeError as error:  # for a card torch.OutOfMemoryError, for the processor this
+        if "memory" not in str(error):
+            raise
+        raise LoadFailedError(
+            f"Memory ran out while the KV cache for {tokens:,} tokens was set aside.",
+            "Choose a smaller context or 4-bit, or end what else uses the memory.",
+        ) from error

@@ -157,7 +157,8 @@ class Scheduler:
 
     def _drop_adapter(self, name: str, what: str) -> None:
         """Replies that are under way with it fail: the rest would be another model's."""
-        for seq in [*self._prefilling, *self._running]:
+        begun = [seq for seq in self._waiting if len(seq.token_ids) > seq.prompt_tokens]
+        for seq in [*begun, *self._prefilling, *self._running]:
             if name in dict(seq.mix):
                 message = f"The LoRA {name} {what} while this reply was written with it."
                 self._fail(seq, AdapterError(message, "Regenerate the reply."))
@@ -173,32 +174,41 @@ class Scheduler:
         return events
 
     def _decode(self) -> None:
-        rest = [seq for seq in self._running if seq.row is None]
-        alone = [seq for seq in rest if seq.method.alone()]
-        self._fly([seq for seq in self._running if seq.row is not None])
-        self._decode_together([seq for seq in rest if seq not in alone])
+        under_way = [] if self._flight is None else self._flight.seqs
+        paused = [seq for seq in self._running if seq in under_way and seq.method.pauses()]
+        known = [seq for seq in self._running if seq not in under_way]
+        alone = [seq for seq in known if seq.method.alone()]
+        rest = [seq for seq in known if seq.row is None]
+        grounded = {*paused, *alone}
+        self._fly([s for s in self._running if s.row is not None and s not in grounded])
+        # Each of these may have to make room, so that who was served is not any more.
+        self._decode_together([s for s in rest if s not in alone and s in self._running])
         for seq in alone:
-            self._take(seq, seq.method.step)
+            if seq in self._running:
+                self._take(seq, seq.method.step)
 
     def _fly(self, seqs: list[Sequence]) -> None:
         """Launch the next step of all, and only then look what came of the one before."""
         before, self._flight = self._flight, None
         under_way = set() if before is None else set(before.seqs)
         going = [s for s in seqs if len(s.token_ids) + (s in under_way) < s.max_tokens]
-        full = False
         if going and self._flights is not None:
             try:
                 self._flight = self._flights.launch(going, before)
             except CacheFullError:
-                full = True
+                self._flight = before
+                self._make_room()
+                return
             except Exception as error:  # noqa: BLE001 - the runner cannot say whose it is
                 for seq in going:
                     self._fail(seq, error)
-        for seq, token_id, numbers in () if before is None else before.land():
+        self._land(before)
+
+    def _land(self, flight: Flight | None) -> None:
+        """Pass on the tokens of a step that was under way."""
+        for seq, token_id, numbers in () if flight is None else flight.land():
             if seq in self._running:
                 self._take(seq, partial(_landed, token_id, numbers))
-        if full:
-            self._make_room()
 
     def _decode_together(self, seqs: list[Sequence]) -> None:
         if not seqs:
@@ -219,12 +229,21 @@ class Scheduler:
                 self._take(seq, partial(seq.method.draw, row))
 
     def _make_room(self) -> None:
-        """Let the youngest reply wait until another has ended; it is computed anew then."""
-        youngest = self._running[-1]
-        if len(self._running) + len(self._prefilling) > 1 and type(youngest.method) is Method:
-            self._send_back(youngest)
+        """Let the youngest that can wait do so until another has ended; it is computed anew then.
+
+        What is under way is seen first: it is somebody's next token, and may end a reply.
+        """
+        running = len(self._running)
+        flight, self._flight = self._flight, None
+        self._land(flight)
+        if len(self._running) < running:
+            return
+        served = [*self._running, *self._prefilling]
+        able = [seq for seq in served if type(seq.method) is Method]
+        if able and len(served) > 1:
+            self._send_back(max(able, key=_arrival))
         else:
-            self._fail(youngest, EngineError(*_NO_ROOM))
+            self._fail(max(self._running, key=_arrival), EngineError(*_NO_ROOM))
 
     def _send_back(self, seq: Sequence) -> None:
         """From those who are served to the head of those who wait."""
@@ -380,6 +399,10 @@ class Scheduler:
             if token_id is not None:
                 return [token_id]
         raise EngineError("The prompt is empty.", "Write something first.")
+
+
+def _arrival(seq: Sequence) -> float:
+    return seq.arrived
 
 
 def _landed(token_id: int, numbers: bool) -> list[Drawn]:

@@ -214,7 +214,7 @@ function toggleInput(card, control, id) {
   return { inputs: [input], draw: () => (input.checked = card.get(control)) };
 }
 
-/** A slider and a field for one number. 0 stands for "not limited": the plan's own, or the end. */
+/** A slider and a field for one number. 0 stands for "not limited": what is planned, or the end. */
 function numberInput(card, control, id) {
   const { min, max, step, scale, unit } = control;
   const range = element("input", { type: "range", id, min, max, step, "aria-describedby": `${id}-help` });
@@ -226,7 +226,7 @@ function numberInput(card, control, id) {
   free.onclick = () => card.set(control, 0);
   const draw = () => {
     const set = card.get(control);
-    const shown = set ? set / scale : control.name === "context_length" ? card.plan?.context || max : max;
+    const shown = set ? set / scale : card.plan?.[control.planned] || max;
     range.value = shown;
     range.setAttribute("aria-valuetext", set ? `${shown.toLocaleString()} ${unit}` : control.free);
     if (document.activeElement !== field || !set) field.value = String(Math.round(shown * 10) / 10);

@@ -10,6 +10,7 @@ export function drawPlan(place, plan, choose) {
     return;
   }
   const parts = plan.devices.map(device);
+  if (plan.cache) parts.push(element("p", { className: "soft" }, plan.cache));
   if (plan.message) {
     const ways = plan.choices.map((choice) => {
       const button = element("button", { type: "button" }, choice.label);

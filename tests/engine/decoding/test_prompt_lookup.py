@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from modules.engine.worker.decoding.prompt_lookup import PromptLookup
+from modules.engine.worker.flights import Flights
+from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.sampler import Sampler
+from modules.engine.worker.sampling.batch.sampler import BatchSampler
 from tests.engine.decoding.conftest import Lab
 from tests.engine.helpers import Reply, ask, collect
 
@@ -135,3 +139,18 @@ def test_the_draft_follows_the_longest_match_and_of_these_the_latest(lab: Lab) -
     assert drafted(9, 9, 9) == [9, 9]
     assert drafted(1, 2, 3, 4) == []
     assert drafted(7) == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"do_sample": True, "temperature": 0.8, "top_k": 5}, {"repetition_penalty": 1.2}],
+)
+def test_between_its_drafts_it_flies_and_says_the_same(lab: Lab, params: dict[str, object]) -> None:
+    if not isinstance(lab.spy.inner, LlamaRunner):
+        pytest.skip("only the fast runner flies")
+    asked = {"max_new_tokens": 60, "ban_eos_token": True, "seed": 3, **params}
+    repeated = "the capital of france is paris and " * 4
+    plain = lab.reply(ask("plain", repeated, **asked))
+    flights = Flights(lab.spy, BatchSampler(len(lab.tokenizer), torch.device("cpu")))
+    lab.run(ask("flies", repeated, prompt_lookup_num_tokens=8, **asked), flights=flights)
+    assert lab.spy.replies["flies"] == plain

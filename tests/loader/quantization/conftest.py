@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+
+from tests.loader.quantization.stored import write_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that a checkpoint needs in order to load; nothing is encoded with it."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    vocabulary = {"<unk>": 0} | {chr(33 + n): n + 1 for n in range(90)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
-    return folder
+    """See `write_tokenizer`."""
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))

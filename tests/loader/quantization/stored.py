@@ -13,10 +13,19 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["Form", "awq", "quantized", "stream", "tiny_config", "write_quantized"]
+__all__ = [
+    "Form",
+    "awq",
+    "quantized",
+    "stream",
+    "tiny_config",
+    "write_quantized",
+    "write_tokenizer",
+]
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -158,3 +167,11 @@ def write_quantized(folder: Path, form: Form, tokenizer: Path) -> LlamaForCausal
     for file in tokenizer.glob("token*"):
         shutil.copy(file, folder)
     return model
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A tokenizer that a checkpoint needs in order to load; nothing is encoded with it."""
+    vocabulary = {"<unk>": 0} | {chr(33 + n): n + 1 for n in range(90)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return folder

@@ -1,4 +1,7 @@
-"""Quantized layers on a card: skipped where there is none."""
+"""Quantized layers on a card, as they are loaded: skipped where there is none.
+
+What the engine's kernels make of them is in tests/engine/kernels/test_tiled_linear.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from transformers import LlamaForCausalLM
 from modules.loader.options import LoadOptions
 from modules.loader.quantization.linear import QuantizedLinear
 from modules.loader.transformers_loader import load
-from tests.loader.quantization.stored import Form, tiny_config, write_quantized
+from tests.loader.quantization.stored import (
+    Form,
+    tiny_config,
+    write_quantized,
+    write_tokenizer,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,6 +35,12 @@ FORMS = [
     *(Form(method="awq", group_size=g, symmetric=False, version="gemm") for g in (32, 128)),
 ]  # fmt: skip
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Here too, so that these tests run on a machine that has little more than torch."""
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def quiet(stage: str, fraction: float) -> None:

@@ -46,6 +46,10 @@ class Method:
         """Whether the next step is computed apart. Asked once before each."""
         return False
 
+    def pauses(self) -> bool:
+        """Whether the token that is under way has to be known before the next is computed."""
+        return False
+
     def step(self) -> list[Drawn]:
         """The next tokens, perhaps none yet, computed apart."""
         raise NotImplementedError

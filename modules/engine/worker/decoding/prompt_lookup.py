@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from modules.engine.worker.decoding.method import Drawn, Method
 from modules.engine.worker.runner import Runner
 from modules.engine.worker.sequence import Sequence
@@ -23,6 +27,10 @@ _DRAFTED = 3
 _FIRST_CREDIT, _MOST_CREDIT, _REGAINED = 1.0, 4.0, 0.01
 
 
+DrawTogether = Callable[[Tensor], list[int]]
+"""From logits [n, vocab] of places that follow each other to the token that is drawn at each."""
+
+
 class PromptLookup(Method):
     """Drafts what followed the longest match of the last tokens, and computes it in one forward.
 
@@ -30,7 +38,8 @@ class PromptLookup(Method):
     what was drafted: the reply is the one that it would be without. At least two tokens have
     to match. A draft costs a credit, as it may take as long as another token, and each token
     of it that holds earns one. Who has none left waits for up to a hundred tokens, so that text
-    that never repeats costs little.
+    that never repeats costs little. With `draw_together` all places are drawn at once, for samplers
+    that do not look back; what is drawn behind a wrong one is dropped.
     Source: https://github.com/apoorvumang/prompt-lookup-decoding
     """
 
@@ -42,10 +51,16 @@ class PromptLookup(Method):
         self._indexed = 2
         self._draft: list[int] = []
         self._credit = _FIRST_CREDIT
+        self.draw_together: DrawTogether | None = None
+
+    def pauses(self) -> bool:
+        """Whether there may be a draft, once the token that is under way is known."""
+        self._regain()
+        return self._credit >= 1 and bool(self._drafted())
 
     def alone(self) -> bool:
         """Whether there is a draft."""
-        self._credit = min(self._credit + _REGAINED, _MOST_CREDIT)
+        self._regain()
         self._draft = self._drafted() if self._credit >= 1 else []
         return bool(self._draft)
 
@@ -54,15 +69,21 @@ class PromptLookup(Method):
         seq, drawn = self.seq, list[Drawn]()
         ids = list(seq.token_ids)
         rows = self.runner.extend(seq, [ids[-1], *self._draft])
-        for row, expected in zip(rows, [*self._draft, None], strict=True):
-            token_id = seq.sampler.sample(row, ids)
+        tokens = None if self.draw_together is None else self.draw_together(rows)
+        for place, (row, expected) in enumerate(zip(rows, [*self._draft, None], strict=True)):
+            token_id = seq.sampler.sample(row, ids) if tokens is None else tokens[place]
             drawn.append(self.drawn(token_id, row))
             if token_id != expected or token_id in seq.end_ids:
                 break
             ids.append(token_id)
+        if seq.row is not None:
+            seq.row.drawn += len(drawn)
         self.runner.rewind(seq, len(ids))
         self._credit += len(drawn) - 1 - 1
         return drawn
+
+    def _regain(self) -> None:
+        self._credit = min(self._credit + _REGAINED, _MOST_CREDIT)
 
     def _drafted(self) -> list[int]:
         ids = self.seq.token_ids

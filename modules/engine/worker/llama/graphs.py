@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from modules.engine.worker.llama.batch import Row, RowBatch
+from modules.loader.fast_runner import LADDER
 
-__all__ = ["LADDER", "DecodeGraphs", "Step"]
+__all__ = ["DecodeGraphs", "Step"]
 
 log = logging.getLogger(__name__)
 
-LADDER = (1, 2, 4, 8, 16, 24, 32)
 _KEPT = 48
 """Graphs at most; one of a 7B model takes some 10 MB."""
 
@@ -40,6 +40,8 @@ class DecodeGraphs:
         self._inputs = _Inputs(device, LADDER[-1], blocks)
         self._graphs: OrderedDict[tuple[int, Hashable], _Graph] = OrderedDict()
         self._pool: object = None
+        # One for all, as each stream has workspaces of its own that stay.
+        self._warming: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def capture(self, rungs: Sequence[int], key: Hashable, step: Step) -> None:
         """Capture ahead, the largest rung first, so that the others share its memory.
@@ -74,7 +76,7 @@ class DecodeGraphs:
     def _graph(self, rung: int, key: Hashable, step: Step) -> _Graph:
         found = self._graphs.get((rung, key))
         if found is None:
-            found = _Graph(self._inputs.batch(rung), step, self._pool)
+            found = _Graph(self._inputs.batch(rung), step, self._pool, self._warming)
             self._pool = found.graph.pool()
             self._graphs[rung, key] = found
             while len(self._graphs) > _KEPT:
@@ -86,10 +88,9 @@ class DecodeGraphs:
 class _Graph:
     """One captured step."""
 
-    def __init__(self, batch: RowBatch, step: Step, pool: object) -> None:
+    def __init__(self, batch: RowBatch, step: Step, pool: object, stream: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
         # Outside first, on another stream as torch asks for: kernels are compiled then.
-        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             step(batch)

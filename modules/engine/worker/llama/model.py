@@ -134,6 +134,7 @@ class LlamaModel:
             delta = layer.down(gated)
             if mixes is not None:
                 mixes.add(f"{layer.name}.mlp.down_proj", gated, delta)
+            del gate_up, gated  # the largest of a layer: before the next ones are made
         return self._normed(h, delta, self.weights.norm)
 
     def _normed(self, h: Tensor, delta: Tensor | None, weight: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from modules.engine.worker.kernels.prefill import attend_chunk
 from modules.engine.worker.kernels.rows import Places
 from modules.engine.worker.llama.batch import Row, RowBatch
 from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
-from modules.engine.worker.llama.graphs import LADDER, DecodeGraphs
+from modules.engine.worker.llama.graphs import DecodeGraphs
 from modules.engine.worker.llama.lora import RowMixes
 from modules.engine.worker.llama.model import Attend, LlamaModel
 from modules.engine.worker.llama.processor_attention import RunAttention
 from modules.engine.worker.sequence import Track
 from modules.errors import EngineError
+from modules.loader.fast_runner import LADDER
 
 __all__ = ["LlamaRunner"]
 

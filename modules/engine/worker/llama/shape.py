@@ -50,10 +50,6 @@ class Shape:
             eps=float(config.rms_norm_eps),
         )
 
-    def kv_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes that a token takes in the KV cache."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
-
 
 def unfit(model: PreTrainedModel, context: int) -> str:
     """Why the fast runner does not serve a model with so long a context; "" if it does."""

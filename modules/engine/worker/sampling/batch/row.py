@@ -17,6 +17,11 @@ __all__ = ["Row", "make_row"]
 
 _COUNTED = {"repetition_penalty", "presence_penalty", "frequency_penalty"}
 _READ = {"dry", "no_repeat_ngram"}
+_FORGETFUL = {
+    *("ban_eos_token", "custom_token_bans", "logit_bias", "temperature", "dynamic_temperature"),
+    *("quadratic_sampling", "top_k", "top_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("tfs", "top_a", "min_p", "top_n_sigma"),
+}
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -65,6 +70,11 @@ class Row:
     def read(self) -> bool:
         """Whether it matters in which order tokens occurred."""
         return self.ranged or not _READ.isdisjoint(self.chain)
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether a draw depends on its logits and its number alone, so that it can be undone."""
+        return _FORGETFUL.issuperset(self.chain)
 
 
 def make_row(sampler: Sampler, prompt_ids: Sequence[int], vocab: int, slot: int) -> Row:
