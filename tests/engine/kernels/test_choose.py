@@ -19,7 +19,7 @@ SERVED: list[dict[str, Any]] = [
     {"top_k": 1},
     {"top_k": 200, "temperature": 1.5},
     {"top_k": 40, "min_p": 0.05},
-    {"top_k": 256, "top_p": 0.5, "presence_penalty": 1.0, "frequency_penalty": 0.5},
+    {"top_k": 200, "top_p": 0.5, "presence_penalty": 1.0, "frequency_penalty": 0.5},
     {"top_k": 50, "ban_eos_token": True, "custom_token_bans": ("5", "6"), "min_length": 3},
     {"top_k": 100, "top_p": 0.95, "repetition_penalty": 1.3, "repetition_penalty_range": 64},
 ]
@@ -80,7 +80,7 @@ def test_more_equal_scores_than_there_is_room_for_leave_a_token_all_the_same(voc
 @pytest.mark.parametrize(
     "other",
     [
-        {"top_k": 300},
+        {"top_k": 0, "min_p": 0.1},
         {"top_p": 0.9},
         {"top_k": 20, "typical_p": 0.5},
         {"top_k": 20, "temperature": 0.7, "top_p": 0.9, "temperature_last": True},

@@ -169,39 +169,6 @@ __device__ __forceinline__ uint4 load16(u32 from) {
   return value;
 }
 
-// Brings the rows from `first` on into shared memory, COUNT at a time so that their loads are under
-// way together, and notes the sum of the squares that each warp has seen.
-template <int COUNT>
-__device__ __forceinline__ void bring(const u16* x, uint4* shared_x, float (*squares)[WARPS], int first,
-                                      int rows, int K) {
-  float sum[COUNT] = {};
-  for (int c = threadIdx.x; c < K / 8; c += WARPS * 32) {
-    uint4 eights[COUNT];
-#pragma unroll
-    for (int i = 0; i < COUNT; i++)
-      if (COUNT == 1 || first + i < rows) eights[i] = *((const uint4*)(x + (size_t)(first + i) * K) + c);
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      if (COUNT > 1 && first + i >= rows) continue;
-      shared_x[((c >> 2) * rows + first + i) * 4 + (c & 3)] = eights[i];
-#if NORM
-      const u16* halves = (const u16*)&eights[i];
-#pragma unroll
-      for (int h = 0; h < 8; h++) sum[i] += wide(halves[h]) * wide(halves[h]);
-#endif
-    }
-  }
-#if NORM
-#pragma unroll
-  for (int i = 0; i < COUNT; i++) {
-    if (COUNT > 1 && first + i >= rows) continue;
-#pragma unroll
-    for (int step = 16; step; step >>= 1) sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], step);
-    if ((threadIdx.x & 31) == 0) squares[first + i][threadIdx.x >> 5] = sum[i];
-  }
-#endif
-}
-
 // The argument `zeros` and others may be anything where the kernel is compiled without them.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const u32* __restrict__ zeros,
@@ -276,12 +243,27 @@ product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const 
 #if SHARED_X
   __shared__ uint4 nothing;
   if (threadIdx.x == 0) nothing = make_uint4(0, 0, 0, 0);
+#if NORM
   __shared__ float squares[8 * NT][WARPS];
+#endif
   // Each thread writes the same eights of x that it reads again, so the barrier is for the sums.
-  if (rows == 1)
-    bring<1>(x, shared_x, squares, 0, rows, K);
-  else
-    for (int first = 0; first < rows; first += 4) bring<4>(x, shared_x, squares, first, rows, K);
+  for (int m = 0; m < rows; m++) {
+    float sum = 0.0f;
+    for (int c = threadIdx.x; c < K / 8; c += WARPS * 32) {
+      uint4 eight = *((const uint4*)(x + (size_t)m * K) + c);
+      shared_x[((c >> 2) * rows + m) * 4 + (c & 3)] = eight;
+#if NORM
+      const u16* halves = (const u16*)&eight;
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum += wide(halves[i]) * wide(halves[i]);
+#endif
+    }
+#if NORM
+#pragma unroll
+    for (int step = 16; step; step >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step);
+    if (lane == 0) squares[m][warp] = sum;
+#endif
+  }
   __syncthreads();
 #if NORM
   for (int m = 0; m < rows; m++) {
