@@ -42,6 +42,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On a busy server, threads that wait for one another took ten times as long as one."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a two-layer Llama of random weights."""

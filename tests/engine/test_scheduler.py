@@ -242,7 +242,7 @@ def test_running_out_of_memory_fails_one_request_with_a_remedy(run: Run, spy: Sp
 def test_a_forward_that_fails_in_the_middle_leaves_no_cache_behind(
     make_scheduler: Make, spy: Spy, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:

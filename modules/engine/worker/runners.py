@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
 from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.flights import Flights
-from modules.engine.worker.kernels.attention import DecodeAttention
-from modules.engine.worker.kernels.checked import product_kernels
-from modules.engine.worker.kernels.rows import RowKernels, Rows, TorchRows
+from modules.engine.worker.kernels.checked import StepKernels, product_kernels, step_kernels
+from modules.engine.worker.kernels.rows import Rows, TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.graphs import DecodeGraphs
 from modules.engine.worker.llama.model import LlamaModel
@@ -76,10 +74,11 @@ def make_runner(
         kept = kept_tokens(loaded.model, loaded.inspection, context)
         runner = _composed(loaded, context, cache_tokens or context + kept)
         return ReadyRunner(runner, _CHUNK_PROCESSOR, _CHUNK_PROCESSOR)
-    if _kernels_fit(loaded.model):
-        runner = _with_kernels(loaded, context, cache_tokens, progress)
-    else:
+    kernels = step_kernels(loaded.model, Shape.of(loaded.model), LADDER[-1])
+    if kernels is None:
         runner = _composed(loaded, context, cache_tokens)
+    else:
+        runner = _with_kernels(loaded, context, cache_tokens, kernels, progress)
     sampler = BatchSampler(Shape.of(loaded.model).vocabulary, loaded.model.device)
     flights = Flights(runner, sampler)
     return ReadyRunner(runner, CHUNK, _CHUNK_FAST_SHARED, flights)
@@ -101,35 +100,25 @@ def _composed(loaded: LoadedModel, context: int, cache_tokens: int) -> LlamaRunn
 
 
 def _with_kernels(
-    loaded: LoadedModel, context: int, cache_tokens: int, progress: Progress
+    loaded: LoadedModel, context: int, cache_tokens: int, kernels: StepKernels, progress: Progress
 ) -> LlamaRunner:
-    model, device, dtype = loaded.model, loaded.model.device, loaded.model.dtype
+    model, device = loaded.model, loaded.model.device
     torch.backends.cuda.enable_cudnn_sdp(False)  # see warm_up.py
     shape = Shape.of(model)
     progress("Putting the weights in order", 1.0)
     weights = take_over(model, context, product_kernels(model))
-    heads = (shape.heads, shape.kv_heads, shape.head_dim)
-    attention = DecodeAttention(*heads, dtype, device, LADDER[-1])
     tokens = max(context, cache_tokens)
     sizes = (shape.layers, 2, math.ceil(tokens / BLOCK), shape.kv_heads, BLOCK, shape.head_dim)
     with _setting_aside(tokens):
-        cache = torch.empty(sizes, dtype=dtype, device=device)
+        cache = torch.empty(sizes, dtype=model.dtype, device=device)
     graphs = DecodeGraphs(device, math.ceil(context / BLOCK))
-    llama = LlamaModel(shape, weights, RowKernels(dtype, device), cache)
-    runner = LlamaRunner(llama, Adapters(model), attention, graphs)
+    llama = LlamaModel(shape, weights, kernels.rows, cache)
+    runner = LlamaRunner(llama, Adapters(model), kernels.attention, graphs)
     for done, rung in enumerate(sorted(LADDER, reverse=True)):
         progress(f"Preparing steps ({done} of {len(LADDER)})", 1.0)
         runner.capture([rung])
     torch.cuda.empty_cache()  # each was computed once outside its graph, on a stream of its own
     return runner
-
-
-def _kernels_fit(model: PreTrainedModel) -> bool:
-    shape = Shape.of(model)
-    middle = int(model.config.intermediate_size)
-    return DecodeAttention.fits(
-        shape.heads, shape.kv_heads, shape.head_dim, model.dtype, model.device
-    ) and RowKernels.fits(shape.hidden, middle, shape.head_dim, model.dtype, model.device)
 
 
 @contextmanager

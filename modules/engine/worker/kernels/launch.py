@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _KEPT = Path(__file__).resolve().parents[4] / "user_data" / "kernels"
 _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_BETWEEN = b"\n"
 _PLAIN_SHARED = 48 * 1024
 _MOST_VALUES = 32
 
@@ -118,15 +119,22 @@ def compiled(source: str, architecture: str) -> bytes:
     said = f"{source}\0{architecture}\0{major.value}.{minor.value}"
     kept = _KEPT / f"{hashlib.sha256(said.encode()).hexdigest()}.cubin"
     try:
-        return kept.read_bytes()
-    except OSError:
-        code = _compile(nvrtc, source, architecture)
+        digest, code = kept.read_bytes().split(_BETWEEN, 1)
+        if digest == _digest(code):
+            return code
+    except (OSError, ValueError):  # it is not there, or damaged
+        pass
+    code = _compile(nvrtc, source, architecture)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, code)
+        write_atomically(kept, _digest(code) + _BETWEEN + code)
     except OSError as error:
         log.info("A compiled kernel could not be kept: %s", error)
     return code
+
+
+def _digest(code: bytes) -> bytes:
+    return hashlib.sha256(code).hexdigest().encode()
 
 
 def _compile(nvrtc: Any, source: str, architecture: str) -> bytes:

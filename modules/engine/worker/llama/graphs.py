@@ -40,6 +40,7 @@ class DecodeGraphs:
         self._inputs = _Inputs(device, LADDER[-1], blocks)
         self._graphs: OrderedDict[tuple[int, Hashable], _Graph] = OrderedDict()
         self._pool: object = None
+        self._without: set[int] = set()
         # One for all, as each stream has workspaces of its own that stay.
         self._warming: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
@@ -52,18 +53,27 @@ class DecodeGraphs:
             try:
                 self._graph(rung, key, step)
             except torch.OutOfMemoryError:
+                self._without.add(rung)
                 log.warning("Memory is short: steps of %d rows are computed without a graph.", rung)
 
     def run(
-        self, rows: Sequence[Row], key: Hashable, step: Step, tokens: Tensor | None = None
+        self,
+        rows: Sequence[Row],
+        key: Hashable,
+        make_step: Callable[[], Step],
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """The logits [rows, vocabulary], valid until the next step.
 
-        `tokens` int64 [rows] on the device stand for those of the rows.
+        `make_step` is asked for what to capture where there is no graph yet. `tokens` int64 [rows]
+        on the device stand for those of the rows.
         """
         rung = next(size for size in LADDER if size >= len(rows))
         self._inputs.write(rows, rung, tokens)
-        graph = self._graph(rung, key, step)
+        if rung in self._without:
+            return make_step()(self._inputs.batch(rung))[: len(rows)]
+        graph = self._graphs.get((rung, key)) or self._graph(rung, key, make_step())
+        self._graphs.move_to_end((rung, key))
         graph.replay()
         return graph.logits[: len(rows)]
 
@@ -81,7 +91,6 @@ class DecodeGraphs:
             self._graphs[rung, key] = found
             while len(self._graphs) > _KEPT:
                 self._graphs.popitem(last=False)
-        self._graphs.move_to_end((rung, key))
         return found
 
 
@@ -89,6 +98,7 @@ class _Graph:
     """One captured step."""
 
     def __init__(self, batch: RowBatch, step: Step, pool: object, stream: Any) -> None:
+        self._step = step  # it has tensors that the graph reads
         self.graph = torch.cuda.CUDAGraph()
         # Outside first, on another stream as torch asks for: kernels are compiled then.
         stream.wait_stream(torch.cuda.current_stream())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +25,8 @@ class RowMixes:
         """`groups` are mixes with the indices of their rows [n], None for all rows."""
         self._adapters = adapters
         self._groups = tuple(groups)
+        # A copy to the card cannot be captured; the forward before a capture makes these.
+        self._orders: dict[tuple[int, ...], Tensor] = {}
 
     @classmethod
     def of(cls, adapters: Adapters, mixes: Sequence[Mix], device: torch.device) -> RowMixes | None:
@@ -54,14 +56,19 @@ class RowMixes:
         """Add to queries, keys and values, which are one tensor."""
         heads = layer.heads
         sizes = (heads.heads * heads.head_dim, *(heads.kv_heads * heads.head_dim,) * 2)
-        order = _on(qkv, qkv_order(heads)) if heads.paired else None
+        order = None
+        if heads.paired:
+            key = (heads.heads, heads.kv_heads, heads.head_dim)
+            order = self._order(key, qkv, lambda: qkv_order(heads))
         places = [f"{layer.name}.self_attn.{part}_proj" for part in "qkv"]
         self._add_to_parts(places, sizes, order, x, qkv)
 
     def add_to_gate_up(self, layer: Layer, x: Tensor, gate_up: Tensor) -> None:
         """Add to gate and up, which are one tensor."""
         middle = gate_up.shape[-1] // 2
-        order = _on(gate_up, gate_up_order(middle)) if layer.gate_up.paired else None
+        order = None
+        if layer.gate_up.paired:
+            order = self._order((middle,), gate_up, lambda: gate_up_order(middle))
         places = [f"{layer.name}.mlp.{part}_proj" for part in ("gate", "up")]
         self._add_to_parts(places, (middle, middle), order, x, gate_up)
 
@@ -86,6 +93,8 @@ class RowMixes:
         if order is not None:
             torch.index_select(plain, 1, order, out=fused)
 
-
-def _on(like: Tensor, order: Tensor) -> Tensor:
-    return order.to(like.device)
+    def _order(self, key: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        found = self._orders.get(key)
+        if found is None:
+            found = self._orders[key] = make().to(like.device)
+        return found

@@ -102,7 +102,7 @@ class LlamaModel:
                 q = qkv.turned(h, Norm(layer.input_norm, eps), rope)
             else:
                 q = qkv.turned(self._rows.rms_norm(h, layer.input_norm, eps), None, rope)
-            attended = attend(q, keys, values).view(len(h), -1)
+            attended = attend(q, keys, values).reshape(len(h), -1)
             o.added(attended, h)
             if TiledLinear.norms(len(h)):
                 gated = gate_up.gated(h, Norm(layer.post_norm, eps))
@@ -122,7 +122,7 @@ class LlamaModel:
             if mixes is not None:
                 mixes.add_to_qkv(layer, x, qkv)
             q = rows.rope_into_cache(qkv, layer.heads, places, keys, values)
-            attended = attend(q, keys, values).view(len(h), -1)
+            attended = attend(q, keys, values).reshape(len(h), -1)
             delta = layer.o(attended)
             if mixes is not None:
                 mixes.add(f"{layer.name}.self_attn.o_proj", attended, delta)

@@ -62,7 +62,7 @@ class RunAttention:
         # The query heads of a key head are passed as queries of one sequence.
         grouped = q.view(1, keys.shape[1], -1, q.shape[-1])
         attended = functional.scaled_dot_product_attention(grouped, k, v, scale=self._scale)
-        return attended.view(q.shape)
+        return attended.reshape(q.shape)  # on a card it lies in another order
 
 
 def _run(blocks: Tensor) -> tuple[int, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -184,14 +184,19 @@ class LlamaRunner:
                 for half in halves
             ]
             return torch.cat(found)
-        plain = RowMixes.of(self._adapters, mixes, self._device)
+        mixed = any(mixes)
+
+        def make_step() -> Callable[..., Tensor]:
+            added = RowMixes.of(self._adapters, mixes, self._device) if mixed else None
+            return partial(self._step, added)
+
         if self._graphs is None or any(track.hidden is not None for track in tracks):
             batch = RowBatch.of(rows, self._device)
             if tokens is not None:
                 batch.tokens.copy_(tokens)
-            return self._step(plain, batch, tracks)
-        key: Hashable = tuple(mixes) if plain is not None else ()
-        return self._graphs.run(rows, key, partial(self._step, plain), tokens)
+            logits: Tensor = make_step()(batch, tracks)
+            return logits
+        return self._graphs.run(rows, tuple(mixes) if mixed else (), make_step, tokens)
 
     def _step(
         self, mixes: RowMixes | None, batch: RowBatch, tracks: Sequence[Track] = ()
