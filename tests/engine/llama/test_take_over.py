@@ -69,6 +69,9 @@ class Products:
             return y.add_(product)
         return y.copy_(swiglu_reference(product, True) if epilogue == "swiglu" else product)
 
+    def norms(self, weight: Tiles, rows: int) -> bool:
+        return rows <= 8
+
     def dequantize(self, weight: Tiles) -> Tensor:
         return weight.dequantize(self.dtype)
 

@@ -27,6 +27,7 @@ MOST_ROWS = 64
 
 _SOURCE = Path(__file__).with_name("product.cu")
 _AT_ONCE = 32
+_NORM_ROWS = 8
 _STATIC = 2048  # bytes of shared memory that a block has besides
 _SHARED = 228 * 1024  # of a processor of an H100
 _OUTPUTS_AT_ONCE = 132 * 32  # if each of its processors takes 32
@@ -122,7 +123,7 @@ class ProductKernels:
         epilogue: Epilogue = "plain",
         rope: Rope | None = None,
     ) -> Tensor:
-        """x [rows, in] times W into y, for 1 to 64 rows; with `norm` for up to 8.
+        """x [rows, in] times W into y, for 1 to 64 rows; with `norm` where `norms` allows it.
 
         y is [rows, out] for plain and add (which adds to what is there), [rows, out / 2] for
         swiglu, and the queries [rows, heads * head_dim] for rope.
@@ -174,6 +175,11 @@ class ProductKernels:
             float(eps),
             shared=shared + (x.nbytes if shared_x else 0),
         )
+
+    def norms(self, weight: Tiles, rows: int) -> bool:
+        """Whether x of so many rows can be normalised on the way: every block holds all of it."""
+        shared = self._fitting(rows, weight).shared(weight) + 2 * rows * weight.in_features
+        return rows <= _NORM_ROWS and shared <= self._shared
 
     def _fitting(self, rows: int, weight: Tiles) -> _Shape:
         """With a shorter ring where the card has less shared memory."""

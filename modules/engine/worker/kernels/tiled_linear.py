@@ -18,9 +18,6 @@ from modules.loader.quantization.linear import QuantizedLinear
 
 __all__ = ["TiledLinear", "become_part", "use_tiles"]
 
-_NORM_ROWS = 8
-
-
 class TiledLinear:
     """Packed weights in tiles, on a card. `perm` is the order in which it takes the inputs."""
 
@@ -50,10 +47,9 @@ class TiledLinear:
         """Whether what stands after the product can be computed on the way."""
         return self.perm is None and rows <= MOST_ROWS
 
-    @staticmethod
-    def norms(rows: int) -> bool:
-        """Whether the norm before the product can be, too: every block of threads computes it."""
-        return rows <= _NORM_ROWS
+    def norms(self, rows: int) -> bool:
+        """Whether the norm before the product can be, too."""
+        return self.kernels.norms(self.tiles, rows)
 
     def turned(self, h: Tensor, norm: Norm | None, rope: Rope) -> Tensor:
         """Queries [rows, heads, head_dim] of norm(h); keys and values go into the cache."""

@@ -98,13 +98,13 @@ class LlamaModel:
             assert isinstance(qkv, TiledLinear) and isinstance(o, TiledLinear)
             assert isinstance(gate_up, TiledLinear) and isinstance(down, TiledLinear)
             rope = Rope(places, keys, values, heads)
-            if TiledLinear.norms(len(h)):
+            if qkv.norms(len(h)):
                 q = qkv.turned(h, Norm(layer.input_norm, eps), rope)
             else:
                 q = qkv.turned(self._rows.rms_norm(h, layer.input_norm, eps), None, rope)
             attended = attend(q, keys, values).reshape(len(h), -1)
             o.added(attended, h)
-            if TiledLinear.norms(len(h)):
+            if gate_up.norms(len(h)):
                 gated = gate_up.gated(h, Norm(layer.post_norm, eps))
             else:
                 gated = gate_up.gated(self._rows.rms_norm(h, layer.post_norm, eps), None)

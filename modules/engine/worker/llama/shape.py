@@ -59,8 +59,10 @@ def unfit(model: PreTrainedModel, context: int) -> str:
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
     rope = config.rope_parameters.get("rope_type", "default")
-    if rope not in _ROPES or config.rope_parameters.get("partial_rotary_factor", 1) != 1:
+    if rope not in _ROPES:
         return f"its rotary embedding is of the kind {rope}"
+    if config.rope_parameters.get("partial_rotary_factor", 1) != 1:
+        return "its rotary embedding turns a part of each head"
     window = config.sliding_window if _slides(config) else None
     if window is not None and window < context:
         return f"its window of {window} tokens is shorter than the context"
