@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.card import copy_speed, seconds
 from modules.engine.worker.kernels.attention import DecodeAttention, attend_reference
 
 DIM = 128
@@ -63,29 +63,9 @@ def _halves(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device="cuda", dtype=torch.float16)
 
 
-def seconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """Of one run of `work`, by graph replay."""
-    for _ in range(3):
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    graph.replay()
-    start.record()
-    for _ in range(repeats):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3 / repeats
-
-
 def main() -> None:
     device = torch.device("cuda")
-    source = torch.empty(2**30, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / seconds(lambda: target.copy_(source))
+    copy = copy_speed()
     print(f"{torch.cuda.get_device_name()}: a copy moves {copy / 1e12:.2f} TB/s\n")
     print("| shape | rows | context | us | TB/s | of the copy |\n|---|---|---|---|---|---|")
     figures = []

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.card import copy_speed, seconds
 from modules.engine.worker.kernels.product import ProductKernels, _Shape
 from modules.engine.worker.kernels.tiles import Tiles
 
@@ -29,24 +29,6 @@ SWEEP = {
     16: [(2, 2, 16, 4, 1), (2, 4, 8, 4, 1), (2, 2, 16, 2, 1), (2, 1, 32, 4, 1)],
     32: [(4, 1, 8, 4, 2), (4, 2, 8, 4, 1), (4, 2, 16, 2, 1)],
 }  # fmt: skip
-
-
-def seconds(work: Callable[[], object], repeats: int = 10) -> float:
-    """Of one run of `work`, by graph replay."""
-    for _ in range(2):
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    graph.replay()
-    start.record()
-    for _ in range(repeats):
-        graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3 / repeats
 
 
 def weights(inputs: int, outputs: int, bits: int) -> Tiles:
@@ -84,13 +66,6 @@ def measure(name: str, bits: int, copy: float, sweep: bool) -> None:
             speed = size / taken
             print(f"| {name} | {bits} | {rows} | {way or ''} | {taken * 1e6:.1f} "
                   f"| {speed / 1e12:.2f} | {speed / copy:.0%} |", flush=True)  # fmt: skip
-
-
-def copy_speed() -> float:
-    """Bytes a second that a copy on the card reads and writes."""
-    source = torch.empty(2**30, dtype=torch.float32, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,15 @@ class Rope:
     keys: Tensor
     values: Tensor
     heads: int
+
+
+class _Around(NamedTuple):
+    """What is computed before and after a product."""
+
+    bias: Tensor | None
+    norm: Norm | None
+    epilogue: Epilogue
+    rope: Rope | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +137,19 @@ class ProductKernels:
         y is [rows, out] for plain and add (which adds to what is there), [rows, out / 2] for
         swiglu, and the queries [rows, heads * head_dim] for rope.
         """
+        around = _Around(bias, norm, epilogue, rope)
         count = x.shape[0]
         if count <= _AT_ONCE:
-            self._multiply(weight, x, y, slice(None), bias, norm, epilogue, rope)
+            self._multiply(weight, x, y, slice(None), around)
             return y
         for first in range(0, count, _AT_ONCE):
             rows = slice(first, first + _AT_ONCE)
-            self._multiply(weight, x[rows], y[rows], rows, bias, norm, epilogue, rope)
+            self._multiply(weight, x[rows], y[rows], rows, around)
         return y
 
-    def _multiply(
-        self, weight: Tiles, x: Tensor, y: Tensor, rows: slice, bias: Tensor | None,
-        norm: Norm | None, epilogue: Epilogue, rope: Rope | None,
-    ) -> None:  # fmt: skip
+    def _multiply(self, weight: Tiles, x: Tensor, y: Tensor, rows: slice, around: _Around) -> None:
+        """Some `rows` of a product."""
+        bias, norm, epilogue, rope = around
         count = x.shape[0]
         shape = self._fitting(count, weight)
         shared = shape.shared(weight)

@@ -18,6 +18,7 @@ from modules.loader.quantization.linear import QuantizedLinear
 
 __all__ = ["TiledLinear", "become_part", "use_tiles"]
 
+
 class TiledLinear:
     """Packed weights in tiles, on a card. `perm` is the order in which it takes the inputs."""
 
