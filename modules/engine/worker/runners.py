@@ -12,7 +12,7 @@ import torch
 
 from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.flights import Flights
-from modules.engine.worker.kernels.checked import StepKernels, product_kernels, step_kernels
+from modules.engine.worker.kernels.checked import product_kernels
 from modules.engine.worker.kernels.rows import Rows, TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.graphs import DecodeGraphs
@@ -21,6 +21,7 @@ from modules.engine.worker.llama.processor import ProcessorRows
 from modules.engine.worker.llama.processor_attention import head_major_cache
 from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.llama.shape import Shape, unfit
+from modules.engine.worker.llama.step_kernels import StepKernels, step_kernels
 from modules.engine.worker.llama.take_over import take_over
 from modules.engine.worker.runner import Runner, TransformersRunner
 from modules.engine.worker.sampling.batch.sampler import BatchSampler

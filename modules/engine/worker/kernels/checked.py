@@ -1,60 +1,25 @@
-"""The kernels of a model, as far as they compile here and compute what they should.
+"""`product_kernels`: the kernels for packed weights, if they compute what they should.
 
-What cannot be used is told by one warning that names the kernel, and plain torch takes its place.
+If not, one warning says so, and plain torch takes their place.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from modules.engine.worker.kernels.attention import DecodeAttention
 from modules.engine.worker.kernels.product import ProductKernels
-from modules.engine.worker.kernels.rows import RowKernels
 from modules.engine.worker.kernels.tiles import Tiles
-from modules.engine.worker.llama.shape import Shape
 from modules.loader.quantization.linear import QuantizedLinear
 
-__all__ = ["StepKernels", "product_kernels", "step_kernels"]
+__all__ = ["product_kernels"]
 
 log = logging.getLogger(__name__)
 
 _OFF = 0.02
 """What a product may be off from its reference, relative; rounding is a tenth of that."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepKernels:
-    """What a step computes beside products."""
-
-    attention: DecodeAttention
-    rows: RowKernels
-
-
-def step_kernels(model: PreTrainedModel, shape: Shape, most: int) -> StepKernels | None:
-    """Those for steps of up to `most` rows; None where plain torch has to do."""
-    heads = (shape.heads, shape.kv_heads, shape.head_dim)
-    middle, device = int(model.config.intermediate_size), model.device
-    if not DecodeAttention.fits(*heads, model.dtype, device) or not RowKernels.fits(
-        shape.hidden, middle, shape.head_dim, model.dtype, device
-    ):
-        return None
-    name = "attention"
-    try:
-        attention = DecodeAttention(*heads, model.dtype, device, most)
-        name = "rows"
-        rows = RowKernels(model.dtype, device)
-        # One that a model does not need costs a fraction of a second, once.
-        x = torch.zeros(1, shape.hidden, dtype=model.dtype, device=device)
-        rows.rms_norm(x, x[0], shape.eps)
-        rows.add_rms_norm(x, x, x[0], shape.eps)
-    except (RuntimeError, OSError) as error:
-        log.warning("The kernel `%s` cannot be used, so replies are slow: %s", name, error)
-        return None
-    return StepKernels(attention, rows)
 
 
 def product_kernels(model: PreTrainedModel) -> ProductKernels | None:

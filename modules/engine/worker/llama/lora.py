@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from modules.engine.mix import Mix
 from modules.engine.worker.adapters import Adapters
+from modules.engine.worker.kernels.rows import HeadShape
 from modules.engine.worker.llama.order import gate_up_order, qkv_order
-
-if TYPE_CHECKING:
-    from modules.engine.worker.llama.model import Layer
 
 __all__ = ["RowMixes"]
 
@@ -52,24 +49,23 @@ class RowMixes:
                 part = self._adapters.added(place, mix, x[rows], output[rows])
                 output.index_copy_(0, rows, part)
 
-    def add_to_qkv(self, layer: Layer, x: Tensor, qkv: Tensor) -> None:
-        """Add to queries, keys and values, which are one tensor."""
-        heads = layer.heads
+    def add_to_qkv(self, name: str, heads: HeadShape, x: Tensor, qkv: Tensor) -> None:
+        """Add to queries, keys and values, one tensor, of the layer `name`."""
         sizes = (heads.heads * heads.head_dim, *(heads.kv_heads * heads.head_dim,) * 2)
         order = None
         if heads.paired:
             key = (heads.heads, heads.kv_heads, heads.head_dim)
             order = self._order(key, qkv, lambda: qkv_order(heads))
-        places = [f"{layer.name}.self_attn.{part}_proj" for part in "qkv"]
+        places = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
         self._add_to_parts(places, sizes, order, x, qkv)
 
-    def add_to_gate_up(self, layer: Layer, x: Tensor, gate_up: Tensor) -> None:
-        """Add to gate and up, which are one tensor."""
+    def add_to_gate_up(self, name: str, paired: bool, x: Tensor, gate_up: Tensor) -> None:
+        """Add to gate and up, one tensor, of the layer `name`."""
         middle = gate_up.shape[-1] // 2
         order = None
-        if layer.gate_up.paired:
+        if paired:
             order = self._order((middle,), gate_up, lambda: gate_up_order(middle))
-        places = [f"{layer.name}.mlp.{part}_proj" for part in ("gate", "up")]
+        places = [f"{name}.mlp.{part}_proj" for part in ("gate", "up")]
         self._add_to_parts(places, (middle, middle), order, x, gate_up)
 
     def _add_to_parts(

@@ -120,7 +120,7 @@ class LlamaModel:
             x = self._normed(h, delta, layer.input_norm)
             qkv = layer.qkv(x)
             if mixes is not None:
-                mixes.add_to_qkv(layer, x, qkv)
+                mixes.add_to_qkv(layer.name, layer.heads, x, qkv)
             q = rows.rope_into_cache(qkv, layer.heads, places, keys, values)
             attended = attend(q, keys, values).reshape(len(h), -1)
             delta = layer.o(attended)
@@ -129,7 +129,7 @@ class LlamaModel:
             x = rows.add_rms_norm(h, delta, layer.post_norm, eps)
             gate_up = layer.gate_up(x)
             if mixes is not None:
-                mixes.add_to_gate_up(layer, x, gate_up)
+                mixes.add_to_gate_up(layer.name, layer.gate_up.paired, x, gate_up)
             gated = rows.swiglu(gate_up, layer.gate_up.paired)
             delta = layer.down(gated)
             if mixes is not None:
