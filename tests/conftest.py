@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants  # noqa: F401 - reads HF_HUB_OFFLINE, which the worker's loader sets
 import pytest
 
 from modules.access import Access
