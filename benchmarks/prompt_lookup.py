@@ -1,10 +1,13 @@
 """What prompt lookup gains where a reply repeats its prompt, and costs where it does not.
 
     python benchmarks/prompt_lookup.py [MODEL] [--tokens 128] [--runs 6] [--drafted 10]
+                                       [--dtype float32]
 
-Each task is answered with and without it in turn, by an engine worker as the page has it. The
-two replies have to be the same; the figures are the medians of their decode speeds, and of the
-ratio of each pair. Prints rows for benchmarks/RESULTS.md, and one JSON object in the last line.
+Each task is answered with and without it in turn, by an engine worker as the page has it. In
+float32 the two replies have to be the same; where products round more, several tokens at once may
+be rounded in another way than one, and a reply that turns at a near tie is told. The figures are
+the medians of their decode speeds, and of the ratio of each pair. Prints rows for
+benchmarks/RESULTS.md, and one JSON object in the last line.
 """
 
 from __future__ import annotations
@@ -74,8 +77,10 @@ async def measure(engine: LocalEngine, task: str, options: argparse.Namespace) -
         if run:  # the first pair warms up
             slow, fast = speeds[0], speeds[options.drafted]
             pairs.append((slow, fast, fast / slow))
-    if len(texts) > 1:
+    if len(texts) > 1 and options.dtype == "float32":
         raise SystemExit(f"The replies to the task {task!r} are not the same.")
+    if len(texts) > 1:
+        print(f"--- {task}: with drafts another reply, as their products are rounded otherwise.")
     print(f"--- {task}: {texts.pop()}\n")
     names = ("without", "with", "ratio")
     return dict(zip(names, map(statistics.median, zip(*pairs, strict=True)), strict=True))
@@ -83,7 +88,7 @@ async def measure(engine: LocalEngine, task: str, options: argparse.Namespace) -
 
 async def run(options: argparse.Namespace) -> None:
     engine = LocalEngine()
-    info = await engine.load(LoadModel(str(options.model), LoadOptions()))
+    info = await engine.load(LoadModel(str(options.model), LoadOptions(dtype=options.dtype)))
     figures = {task: await measure(engine, task, options) for task in _TASKS}
     await engine.close()
     print("| task | tok/s without | tok/s with | ratio |\n|---|---|---|---|")
@@ -96,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     default = ROOT / "models" / "SmolLM2-135M-Instruct"
     parser.add_argument("model", type=Path, nargs="?", default=default)
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32"))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--drafted", type=int, default=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -21,11 +22,9 @@ _PLACES = 64
 _DRAFTED = 3
 """Tokens that each token of the match is good for."""
 
-# On two cores a forward of eight tokens takes 1.5 times that of one, and of eleven 1.9 times (a
-# 135M model in float32). Twice the credit measured 0.95 of the plain speed where nothing repeats,
-# this 1.00, and no less where it does; see benchmarks/RESULTS.md.
 _FIRST_CREDIT, _MOST_CREDIT, _REGAINED = 1.0, 4.0, 0.01
-
+_NEW = 0.2
+"""How much the latest measurement of a time counts."""
 
 DrawTogether = Callable[[Tensor], list[int]]
 """From logits [n, vocab] of places that follow each other to the token that is drawn at each."""
@@ -35,10 +34,11 @@ class PromptLookup(Method):
     """Drafts what followed the longest match of the last tokens, and computes it in one forward.
 
     Each position is drawn by the request's own sampler, in order, for as long as it draws
-    what was drafted: the reply is the one that it would be without. At least two tokens have
-    to match. A draft costs a credit, as it may take as long as another token, and each token
-    of it that holds earns one. Who has none left waits for up to a hundred tokens, so that text
-    that never repeats costs little. With `draw_together` all places are drawn at once, for samplers
+    what was drafted: the reply is the one that it would be without, up to the rounding of products
+    with several rows. At least two tokens have to match. A draft costs as much credit as it takes
+    longer than a token (in tokens, as measured in this reply, and one at least), and each token of
+    it that holds earns one. Who is in debt regains a hundredth with each token, so that text that
+    never repeats costs little. With `draw_together` all places are drawn at once, for samplers
     that do not look back; what is drawn behind a wrong one is dropped.
     Source: https://github.com/apoorvumang/prompt-lookup-decoding
     """
@@ -51,22 +51,27 @@ class PromptLookup(Method):
         self._indexed = 2
         self._draft: list[int] = []
         self._credit = _FIRST_CREDIT
+        self._cost: float | None = None
+        """Of a draft, in tokens; the first one is on trust."""
+        self._token_s: float | None = None
+        self._turn: float | None = None
+        """When the last turn began, if it was one without a draft."""
         self.draw_together: DrawTogether | None = None
 
     def pauses(self) -> bool:
         """Whether there may be a draft, once the token that is under way is known."""
-        self._regain()
-        return self._credit >= 1 and bool(self._drafted())
+        self._begin_turn()
+        return self._can_pay and bool(self._drafted())
 
     def alone(self) -> bool:
         """Whether there is a draft."""
-        self._regain()
-        self._draft = self._drafted() if self._credit >= 1 else []
+        self._begin_turn()
+        self._draft = self._drafted() if self._can_pay else []
         return bool(self._draft)
 
     def step(self) -> list[Drawn]:
         """As many tokens as the draft holds, and the one after them."""
-        seq, drawn = self.seq, list[Drawn]()
+        seq, drawn, began = self.seq, list[Drawn](), time.perf_counter()
         ids = list(seq.token_ids)
         rows = self.runner.extend(seq, [ids[-1], *self._draft])
         tokens = None if self.draw_together is None else self.draw_together(rows)
@@ -79,11 +84,27 @@ class PromptLookup(Method):
         if seq.row is not None:
             seq.row.drawn += len(drawn)
         self.runner.rewind(seq, len(ids))
-        self._credit += len(drawn) - 1 - 1
+        self._pay(time.perf_counter() - began, len(drawn) - 1)
         return drawn
 
-    def _regain(self) -> None:
+    @property
+    def _can_pay(self) -> bool:
+        return self._credit > 0
+
+    def _begin_turn(self) -> None:
+        """Regain credit, and note how long the last turn took."""
         self._credit = min(self._credit + _REGAINED, _MOST_CREDIT)
+        now = time.perf_counter()
+        if self._turn is not None:
+            self._token_s = _smoothed(self._token_s, now - self._turn)
+        self._turn = now
+
+    def _pay(self, seconds: float, held: int) -> None:
+        """For a draft that took so long, and of which so many tokens held."""
+        if self._token_s:
+            self._cost = _smoothed(self._cost, max(seconds / self._token_s - 1, 1.0))
+        self._credit += held - (1.0 if self._cost is None else self._cost)
+        self._turn = None
 
     def _drafted(self) -> list[int]:
         ids = self.seq.token_ids
@@ -110,3 +131,7 @@ class PromptLookup(Method):
         ids = self.seq.token_ids
         most = min(end, _LONGEST)
         return next((n for n in range(most) if ids[end - 1 - n] != ids[-1 - n]), most)
+
+
+def _smoothed(before: float | None, latest: float) -> float:
+    return latest if before is None else before + _NEW * (latest - before)
