@@ -41,7 +41,7 @@ class LoadOptions:
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """What activations and unquantized weights are computed in. `auto`: the checkpoint's own
-    on a card, float32 on the processor."""
+    on a card; on the processor float32, or 4 bits where the weights came out of a 4-bit file."""
 
     quantize: Literal["none", "8bit", "4bit"] = "none"
     """Quantize 16-bit weights while they are read."""

@@ -151,7 +151,8 @@ _QUANTIZE = _choice(
 )  # fmt: skip
 _DTYPE = _choice(
     "dtype", "Compute in",
-    "Automatic: the model's own on a card, float32 on the processor.",
+    "Automatic: the model's own on a card; on the processor float32, or 4 bits where the weights "
+    "came out of a 4-bit file, as the starter's did. float32 is the most exact.",
     ("auto", "automatic"), ("bfloat16", "bfloat16"), ("float16", "float16"),
     ("float32", "float32"),
 )  # fmt: skip
