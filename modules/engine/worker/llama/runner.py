@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,6 @@ from modules.errors import EngineError
 from modules.loader.fast_runner import LADDER
 
 __all__ = ["LlamaRunner"]
-
-log = logging.getLogger(__name__)
 
 _MOST_ROWS = LADDER[-1]
 _REPLY = 64

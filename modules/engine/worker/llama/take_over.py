@@ -7,7 +7,6 @@ which measure what they change) still finds its weight.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +27,6 @@ from modules.loader.quantization.aten import AtenInt4Linear
 from modules.loader.quantization.linear import QuantizedLinear
 
 __all__ = ["take_over"]
-
-log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
