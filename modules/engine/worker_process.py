@@ -151,7 +151,8 @@ def _spawn(address: str, key: bytes) -> subprocess.Popen[bytes]:
         # A cache that grows leaves holes that nothing else fits into: with 4,000 tokens of context
         # a 16-bit 7B model held 27.7 GB of the card, and used 15.7.
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-        "PYTHONPATH": str(_ROOT),
+        # Before whatever the user has there, whose libraries the page's process uses too.
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
         "HF_HUB_OFFLINE": "1",
     }
     process = subprocess.Popen(

@@ -19,6 +19,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -43,6 +45,7 @@ from modules.paths import write_atomically
 
 __all__ = ["LoadedModel", "Progress", "load"]
 
+_LEAST_TRANSFORMERS = "5.23"  # as requirements.txt has it
 _TOKENIZER_AT = 0.10
 _AGAIN = "Download the model again."
 _INDEX = ".safetensors.index.json"
@@ -70,6 +73,7 @@ def load(
     the first card, or to the processor. `offload_dir` is for what goes to the disk. Raises
     LoadFailedError for whatever goes wrong, saying what it was and what would help.
     """
+    _require_version()
     transformers_logging.set_verbosity(logging.ERROR)
     stages = LoadStages(progress)
     inspection = inspect_checkpoint(folder, options)
@@ -89,6 +93,16 @@ def load(
             _find_codes(model)
     stages.enter("Ready", 1.0)
     return LoadedModel(model, tokenizer, inspection)
+
+
+def _require_version() -> None:
+    """Older ones fill quantized layers in another way, and what comes out is wrong silently."""
+    if Version(transformers.__version__) < Version(_LEAST_TRANSFORMERS):
+        raise LoadFailedError(
+            f"transformers {transformers.__version__} is installed, and Lantern needs "
+            f"{_LEAST_TRANSFORMERS} or later.",
+            "Run pip install -r requirements.txt in Lantern's folder.",
+        )
 
 
 def _find_codes(model: PreTrainedModel) -> None:
