@@ -30,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.common import Case, random_checkpoint
 from benchmarks.replies import greedy, sampled
 from benchmarks.roof import measured_roof
+from modules.engine.params import SamplingParams
 from modules.engine.protocol import GenerateRequest
 from modules.engine.worker.model_info import model_info
 from modules.engine.worker.runners import make_runner
@@ -61,13 +62,12 @@ def scheduler_of(case: Case) -> tuple[Scheduler, int]:
     return made, info.context_length
 
 
-def ask(scheduler: Scheduler, name: str, tokens: int, reply: int, *, plain: bool) -> None:
-    """One token is some letters, so that a prompt of so many letters is never too long."""
+def request(scheduler: Scheduler, name: str, tokens: int, params: SamplingParams) -> Any:
+    """A request for a reply to a prompt of so many tokens that begins as no other."""
     text = "".join(random.Random(name).choices(LETTERS, k=8 * tokens))
     encoded = scheduler._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     text = text[: encoded["offset_mapping"][:tokens][-1][1]]
-    params = greedy(reply) if plain else sampled(reply, seed=1)
-    scheduler.add(GenerateRequest(name, text, params, special_tokens=False))
+    return GenerateRequest(name, text, params, special_tokens=False)
 
 
 def profiled(work: Callable[[], None]) -> tuple[dict[str, list[float]], float]:
@@ -130,7 +130,8 @@ def main() -> None:
 
     for rows in options.rows:
         for number in range(rows):
-            ask(scheduler, f"{rows}-{number}", options.context, 6 * STEPS, plain=False)
+            params = sampled(6 * STEPS, seed=1)
+            scheduler.add(request(scheduler, f"{rows}-{number}", options.context, params))
         settle(lambda rows=rows: len(scheduler._running) == rows)  # type: ignore[misc]
 
         def steps() -> None:
@@ -143,10 +144,10 @@ def main() -> None:
         figures[title] = tell(title, times, STEPS)
         settle(lambda: not scheduler.has_work)
     for tokens in options.prompts:
-        names = iter(f"prompt-{tokens}-{number}" for number in range(9))
+        asked = [request(scheduler, f"{tokens}-{n}", tokens, greedy(1)) for n in range(3)]
 
-        def prompt(tokens: int = tokens, names: Any = names) -> None:
-            ask(scheduler, next(names), tokens, 1, plain=True)
+        def prompt(asked: list[Any] = asked) -> None:
+            scheduler.add(asked.pop())
             settle(lambda: not scheduler.has_work)
 
         prompt()

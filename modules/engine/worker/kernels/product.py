@@ -105,6 +105,16 @@ _Variant = tuple[_Shape, bool, bool, Epilogue, bool, int]
 bias, and the size of a head where the epilogue needs it."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """A launch: the kernel, its grid, the threads of a block and its shared memory in bytes."""
+
+    kernel: Kernel
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int
+
+
 @dataclass(slots=True, eq=False)
 class ProductKernels:
     """The kernels of one card for x of one dtype, compiled when they are first wanted."""
@@ -113,6 +123,7 @@ class ProductKernels:
     dtype: torch.dtype
     shape_of: Callable[[int, Tiles], _Shape] = _Shape.of
     _compiled: dict[tuple[int, bool, int, _Variant | None], Kernel] = field(default_factory=dict)
+    _ways: dict[tuple[object, ...], _Way] = field(default_factory=dict)
     _processors: int = field(init=False)
     _shared: int = field(init=False)
 
@@ -151,14 +162,11 @@ class ProductKernels:
         """Some `rows` of a product."""
         bias, norm, epilogue, rope = around
         count = x.shape[0]
-        shape = self._fitting(count, weight)
-        shared = shape.shared(weight)
-        shared_x = shared + x.nbytes <= self._shared
-        if norm is not None and not shared_x:
-            raise ValueError("x is too large to be normalised on the way.")
         head_dim = 0 if rope is None else rope.keys.shape[-1]
-        variant = (shape, shared_x, norm is not None, epilogue, bias is not None, head_dim)
-        kernel = self._product(weight, variant)
+        asked = (self.shape_of, weight, count, norm is None, epilogue, bias is None, head_dim)
+        way = self._ways.get(asked)
+        if way is None:
+            way = self._ways[asked] = self._way(weight, x, around)
         none = weight.scales
         gamma, eps = (none, 0.0) if norm is None else (norm.weight, norm.eps)
         turned: tuple[Tensor, ...] = (none,) * 5
@@ -167,10 +175,9 @@ class ProductKernels:
             at = rope.places
             turned = (at.cos_sin, at.positions[rows], at.slots[rows], rope.keys, rope.values)
             heads, kv_heads = rope.heads, rope.keys.shape[1]
-        blocks = -(-weight.out_features // (16 * shape.along_n))
-        kernel.launch(
-            (min(blocks, self._processors * shape.per_processor), 1, 1),
-            32 * shape.along_n * shape.along_k,
+        way.kernel.launch(
+            way.grid,
+            way.threads,
             *weight.pointers,
             none if bias is None else bias,
             x,
@@ -182,7 +189,28 @@ class ProductKernels:
             heads,
             kv_heads,
             float(eps),
-            shared=shared + (x.nbytes if shared_x else 0),
+            shared=way.shared,
+        )
+
+    def _way(self, weight: Tiles, x: Tensor, around: _Around) -> _Way:
+        """How to launch a product. Looked up for every later one alike: computing it takes longer
+        than a launch, and a prompt has hundreds of them. Raises ValueError for a norm that x is
+        too large for."""
+        bias, norm, epilogue, rope = around
+        shape = self._fitting(x.shape[0], weight)
+        shared = shape.shared(weight)
+        shared_x = shared + x.nbytes <= self._shared
+        if norm is not None and not shared_x:
+            raise ValueError("x is too large to be normalised on the way.")
+        head_dim = 0 if rope is None else rope.keys.shape[-1]
+        blocks = -(-weight.out_features // (16 * shape.along_n))
+        return _Way(
+            self._product(
+                weight, (shape, shared_x, norm is not None, epilogue, bias is not None, head_dim)
+            ),
+            (min(blocks, self._processors * shape.per_processor), 1, 1),
+            32 * shape.along_n * shape.along_k,
+            shared + (x.nbytes if shared_x else 0),
         )
 
     def norms(self, weight: Tiles, rows: int) -> bool:
