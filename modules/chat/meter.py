@@ -38,9 +38,13 @@ class Meter:
     """Counts what one rendering makes, and watches its time."""
 
     def __init__(self, work: int, seconds: float) -> None:
+        self._wall = self._processor = 0.0
+        self.renew(work, seconds)
+
+    def renew(self, work: int, seconds: float) -> None:
+        """Fill it up, for another rendering."""
         self._left = work
         self._seconds = seconds
-        self._wall = self._processor = 0.0
 
     def spend(self, characters: int) -> None:
         """Charge what is about to be made."""

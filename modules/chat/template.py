@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from modules.chat.messages import Message
-from modules.chat.sandbox import RefusedError, run
+from modules.chat.sandbox import Program, RefusedError
 from modules.errors import TemplateError
 
 __all__ = ["render"]
@@ -21,7 +21,7 @@ _OPENING = "Hello."
 
 
 def render(
-    template: str,
+    template: str | Program,
     messages: Sequence[Message],
     *,
     special_tokens: Mapping[str, str],
@@ -33,18 +33,20 @@ def render(
     `continue_final` leaves the last message, whoever's it is, open instead: the prompt
     ends with its content. System text goes into the next user message where the template
     refuses or drops system messages. Raises TemplateError for a template that is
-    damaged, refuses the conversation, or exceeds 128 KiB, its output or 1 s.
+    damaged, refuses the conversation, or exceeds 128 KiB, its output or 1 s. Who renders many
+    conversations by one template gives it as a `Program`.
     """
-    if len(template) > _TEMPLATE_LIMIT:
+    program = template if isinstance(template, Program) else Program(template)
+    if len(program.source) > _TEMPLATE_LIMIT:
         raise TemplateError(
-            f"The chat template has {len(template):,} characters, "
+            f"The chat template has {len(program.source):,} characters, "
             f"and {_TEMPLATE_LIMIT:,} are allowed.",
             "Use a checkpoint with another chat template, or the Notebook tab.",
         )
 
     def fill(variant: Sequence[Message]) -> str:
         generate = add_generation_prompt and not continue_final
-        return _filled(template, variant, special_tokens, generate)
+        return _filled(program, variant, special_tokens, generate)
 
     if not continue_final:
         return _with_system(fill, messages)
@@ -60,7 +62,7 @@ def render(
 
 
 def _filled(
-    template: str,
+    program: Program,
     messages: Sequence[Message],
     special_tokens: Mapping[str, str],
     add_generation_prompt: bool,
@@ -72,8 +74,7 @@ def _filled(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return run(
-        template,
+    return program.run(
         variables,
         output=_OUTPUT_LIMIT + size,
         work=_WORK_LIMIT + 32 * size,

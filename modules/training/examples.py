@@ -13,7 +13,7 @@ from typing import Any
 
 from modules.chat.messages import Message, Role
 from modules.errors import DatasetError
-from modules.training.rows import Problem, Row
+from modules.training.rows import Problem, Row, kind_of
 
 __all__ = ["COLUMNS", "Example", "Form", "example_of", "recognise"]
 
@@ -77,18 +77,23 @@ def recognise(keys: Sequence[str]) -> Form:
         if set(form.columns.values()) <= set(keys):
             system = next((name for name in _SYSTEM if name in keys), "")
             return Form(form.name, {**form.columns, "system": system} if system else form.columns)
-    shown = ", ".join(sorted(keys)[:12]) or "none"
+    shown = ", ".join(_shown(key) for key in sorted(keys)[:12]) or "none"
     raise DatasetError(
         f"The rows have columns that tell nothing by their names: {shown}.",
         "Say which of them are the prompt and the response.",
     )
 
 
+def _shown(name: str) -> str:
+    """The name of a column, as it is where it can be shown so."""
+    return name if name.isprintable() and 0 < len(name) <= 60 else repr(name[:60])
+
+
 def example_of(row: Row, form: Form) -> Example | Problem:
     """What a row teaches, read by a form. A row that teaches nothing is a `Problem`."""
     missing = [name for name in form.columns.values() if name not in row.fields]
     if missing:
-        return _problem(row, "column", f"The row has no column {missing[0]!r}.")
+        return _problem(row, "column", f"The row has no column {missing[0][:60]!r}.")
     if "text" in form.columns:
         text = row.fields[form.columns["text"]]
         if not isinstance(text, str) or not text.strip():
@@ -132,7 +137,7 @@ def _text(row: Row, name: str) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     if not isinstance(value, str):
-        raise _RowError("type", f"The column {name!r} is a {type(value).__name__}, not text.")
+        raise _RowError("type", f"The column {name[:60]!r} is {kind_of(value)}, not text.")
     return value
 
 
@@ -160,7 +165,9 @@ def _turn(turn: Any, number: int) -> Message:
     content = turn.get("content", turn.get("value"))
     role = _ROLES.get(str(said_by).lower())
     if role is None:
-        raise _RowError("role", f"Message {number} is by {str(said_by)[:40]!r}.")
+        if not isinstance(said_by, str):
+            raise _RowError("role", f"Message {number} does not say who speaks.")
+        raise _RowError("role", f"Message {number} is by {said_by[:40]!r}, which is no role.")
     if not isinstance(content, str):
         raise _RowError("type", f"Message {number} has no text.")
     if role == "assistant" and not content.strip():

@@ -8,6 +8,7 @@ that drop earlier reasoning do) is found out instead of being learnt wrongly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -61,34 +62,53 @@ def mark(example: Example, render: Render, learn: Learn = "replies") -> Marked:
     text = render(example.messages)
     if learn == "everything":
         return Marked(text, ((0, len(text)),))
-    places = _places(example, text, render)
-    return Marked(text, tuple(places[-1:] if learn == "last reply" else places))
+    return Marked(text, tuple(_places(example, text, render, last=learn == "last reply")))
 
 
-def _places(example: Example, text: str, render: Render) -> list[tuple[int, int]]:
-    """Where each reply stands in `text`."""
-    replies = [m.content for m in example.messages if m.role == "assistant"]
-    words = _words(example.messages, len(replies))
-    rest = iter(words)
+def _places(example: Example, text: str, render: Render, *, last: bool) -> list[tuple[int, int]]:
+    """Where each reply stands in `text`, or the last one alone."""
+    said = [i for i, m in enumerate(example.messages) if m.role == "assistant"]
+    said = said[-1:] if last else said
+    words = dict(zip(said, _words(example.messages, len(said)), strict=True))
     stand_in = [
-        Message("assistant", next(rest)) if m.role == "assistant" else m for m in example.messages
+        Message("assistant", words[i]) if i in words else m for i, m in enumerate(example.messages)
     ]
     frame = render(stand_in)
+    replies = [example.messages[i].content for i in said]
+    found = _match(text, frame, replies, list(words.values()))
+    if found is None:
+        raise DatasetError(
+            "The chat template does not show every reply as it is written.",
+            "Learn the last reply alone, or choose another template.",
+        )
+    return found
+
+
+def _match(
+    text: str, frame: str, replies: Sequence[str], words: Sequence[str]
+) -> list[tuple[int, int]] | None:
+    """Where the replies stand in `text`, if it is `frame` with them in the place of the words."""
+    first, *parts = re.split("|".join(words), frame)
+    if len(parts) != len(replies) or not text.startswith(first):
+        return None
     places: list[tuple[int, int]] = []
-    at = 0
-    for word, reply in zip(words, replies, strict=True):
-        before, found, frame = frame.partition(word)
-        start = at + len(before)
-        # Many templates trim a reply; what they make of it must follow what stands before it.
-        said = next((s for s in (reply, reply.strip()) if text.startswith(s, start)), None)
-        if not found or said is None or not text.startswith(before, at):
-            raise DatasetError(
-                "The chat template does not show every reply as it is written.",
-                "Learn the last reply alone, or choose another template.",
-            )
-        at = start + len(said)
-        places.append((start, at))
-    return places
+    start = len(first)
+    for reply, after in zip(replies, parts, strict=True):
+        # Many templates trim a reply. What follows it decides, for they may put spaces there
+        # that look like its own.
+        shown = next(
+            (
+                said
+                for said in (reply, reply.strip(), reply.rstrip(), reply.lstrip())
+                if text.startswith(said, start) and text.startswith(after, start + len(said))
+            ),
+            None,
+        )
+        if shown is None:
+            return None
+        places.append((start, start + len(shown)))
+        start += len(shown) + len(after)
+    return places if start == len(text) else None
 
 
 def _words(messages: Sequence[Message], count: int) -> list[str]:

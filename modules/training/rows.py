@@ -8,7 +8,9 @@ after it are read all the same, so that one bad row in a million costs that row 
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,16 @@ from typing import Any, TextIO
 
 from modules.errors import DatasetError
 
-__all__ = ["Problem", "Row", "dataset_files", "read_rows"]
+__all__ = ["DATASET_SUFFIXES", "Problem", "Row", "dataset_files", "kind_of", "read_rows"]
 
 _MAX_BYTES = 8 * 2**30
 _MAX_JSON_BYTES = 2 * 2**30
 """A JSON list is read as a whole; JSON lines have no such limit."""
 _MAX_LINE = 16 * 2**20
 """Characters of one row."""
+_SPACE = re.compile(r"[ \t\n\r]*")
+_REPAIR = "Repair it there."
+_NO_UTF8 = "The row is not UTF-8."
 _WRAPPERS = ("data", "train", "rows", "examples", "conversations")
 """Keys below which a JSON object holds its rows."""
 
@@ -85,9 +90,10 @@ def read_rows(file: Path) -> Iterator[Row | Problem]:
         )
     try:
         yield from _READERS[file.suffix.lower()](file)
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # only where a file is decoded as a whole
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise DatasetError(
-            f"{file.name} is not UTF-8 from byte {error.start:,} on.", "Save it as UTF-8."
+            f"{file.name} is not UTF-8 in line {line:,}, byte {error.start:,}.", "Save it as UTF-8."
         ) from error
     except OSError as error:
         raise DatasetError(f"{file.name} cannot be read: {error.strerror}.", "Check it.") from error
@@ -96,8 +102,17 @@ def read_rows(file: Path) -> Iterator[Row | Problem]:
 def _as_row(file: Path, number: int, value: Any) -> Row | Problem:
     if isinstance(value, dict):
         return Row(file.name, number, value)
-    kind = type(value).__name__
-    return Problem(file.name, number, "no object", f"The row is a {kind}, not an object.")
+    told = f"The row is {kind_of(value)}, not an object."
+    return Problem(file.name, number, "no object", told)
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON or Parquet is, in words, with its article."""
+    if value is None:
+        return "empty"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    names |= {list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 # -- a reader for each kind of file -------------------------------------------------------
@@ -108,25 +123,71 @@ def _read_json(file: Path) -> Iterator[Row | Problem]:
         raise DatasetError(
             f"{file.name} has more than 2 GB in one list.", "Save it as JSON lines (.jsonl)."
         )
+    text = file.read_text(encoding="utf-8-sig")
+    start = _past_space(text, 0)
+    if text[start : start + 1] == "[":
+        yield from _read_list(file, text, start + 1)
+        return
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = _parsed(file, lambda: json.loads(text))
+    except _ExtraDataError:  # JSON lines under the name of JSON
+        yield from _read_json_lines(file)
+        return
+    if not isinstance(content, dict):
+        raise DatasetError(f"{file.name} holds no rows.", "Make it a list of objects.")
+    for number, value in enumerate(_unwrapped(content), start=1):
+        yield _as_row(file, number, value)
+
+
+def _read_list(file: Path, text: str, at: int) -> Iterator[Row | Problem]:
+    """The values of a list that begins before `at`, one at a time: all at once need much more."""
+    decode, number = json.JSONDecoder().raw_decode, 0
+    at = _past_space(text, at)
+    while number or text[at : at + 1] != "]":
+        number += 1
+        value, at = _parsed(file, functools.partial(decode, text, at), f" in row {number:,},")
+        yield _as_row(file, number, value)
+        at = _past_space(text, at)
+        if text[at : at + 1] == "]":
+            break
+        if text[at : at + 1] != ",":
+            where = f"behind row {number:,}, line {text.count(chr(10), 0, at) + 1:,}"
+            raise DatasetError(f"{file.name} is no JSON {where}: a comma is missing.", _REPAIR)
+        at = _past_space(text, at + 1)
+    if text[at + 1 :].strip():
+        raise DatasetError(f"{file.name} goes on behind its list.", "Make it one list.")
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+class _ExtraDataError(Exception):
+    """What was read is whole, and something follows it."""
+
+
+def _parsed(file: Path, parse: Callable[[], Any], where: str = "") -> Any:
+    try:
+        return parse()
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # JSON lines under the name of JSON
-            yield from _read_json_lines(file)
-            return
+        if error.msg == "Extra data":
+            raise _ExtraDataError from error
         raise DatasetError(
-            f"{file.name} is no JSON at line {error.lineno:,}, column {error.colno:,}: "
+            f"{file.name} is no JSON{where} at line {error.lineno:,}, column {error.colno:,}: "
             f"{error.msg}.",
-            "Repair it there.",
+            _REPAIR,
         ) from error
     except RecursionError as error:
-        raise DatasetError(f"{file.name} is nested too deeply.", "Use a list of rows.") from error
-    if isinstance(content, dict):
-        content = _unwrapped(content)
-    if not isinstance(content, list):
-        raise DatasetError(f"{file.name} holds no rows.", "Make it a list of objects.")
-    for number, value in enumerate(content, start=1):
-        yield _as_row(file, number, value)
+        where = where.rstrip(",")
+        raise DatasetError(
+            f"{file.name} is nested too deeply{where}.", "Use a list of rows."
+        ) from error
+    except ValueError as error:
+        where = where.rstrip(",")
+        raise DatasetError(
+            f"{file.name} holds a number of thousands of digits{where}.", "Make it a text."
+        ) from error
 
 
 def _unwrapped(content: dict[str, Any]) -> list[Any]:
@@ -143,20 +204,32 @@ def _are_turns(values: list[Any]) -> bool:
 
 
 def _read_json_lines(file: Path) -> Iterator[Row | Problem]:
-    with file.open(encoding="utf-8-sig") as lines:
+    # What is no UTF-8 comes as half surrogates, so that it costs its own row alone.
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in _lines(lines):
             if not line.strip():
                 continue
             if len(line) >= _MAX_LINE:
                 yield _too_long(file, number)
                 continue
+            if not _is_text(line):
+                yield Problem(file.name, number, "characters", _NO_UTF8)
+                continue
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                told = getattr(error, "msg", "nested too deeply")
+                told = getattr(error, "msg", "nested too deeply, or too long a number")
                 yield Problem(file.name, number, "no JSON", f"The row is no JSON: {told}.")
                 continue
             yield _as_row(file, number, value)
+
+
+def _is_text(line: str) -> bool:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lines(lines: TextIO) -> Iterator[tuple[int, str]]:
@@ -172,16 +245,19 @@ def _lines(lines: TextIO) -> Iterator[tuple[int, str]]:
 def _read_csv(file: Path) -> Iterator[Row | Problem]:
     csv.field_size_limit(_MAX_LINE)
     tabs = file.suffix.lower() == ".tsv"
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
         try:
-            heads = next(rows)
+            heads = next(rows, [])
             for row in rows:
                 if not row:
                     continue
                 if len(row) != len(heads):
                     told = f"The row has {len(row)} fields, and the head has {len(heads)}."
                     yield Problem(file.name, rows.line_num, "fields", told)
+                    continue
+                if not all(map(_is_text, row)):
+                    yield Problem(file.name, rows.line_num, "characters", _NO_UTF8)
                     continue
                 yield Row(file.name, rows.line_num, dict(zip(heads, row, strict=True)))
         except csv.Error as error:  # what follows a broken quote cannot be told apart
@@ -193,15 +269,19 @@ def _read_parquet(file: Path) -> Iterator[Row | Problem]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        number = 0
         for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1_000):
             for value in batch.to_pylist():
                 number += 1
                 yield _as_row(file, number, value)
-    except (pyarrow.ArrowException, ValueError) as error:
-        told = str(error).splitlines()[0][:200]
-        raise DatasetError(f"{file.name} is no Parquet: {told}.", "Export it again.") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        # It may show bytes of the file.
+        told = "".join(c if c.isprintable() else "?" for c in str(error)[:200]).rstrip(".")
+        where = f" behind row {number:,}" if number else ""
+        raise DatasetError(
+            f"{file.name} is no Parquet{where}: {told}.", "Export it again."
+        ) from error
 
 
 def _read_text(file: Path) -> Iterator[Row | Problem]:
@@ -223,3 +303,6 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row | Problem]]] = {
     ".txt": _read_text,
     ".md": _read_text,
 }
+
+DATASET_SUFFIXES = frozenset(_READERS)
+"""The endings of files that are read, in lower case."""

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from modules.chat.messages import Message
+from modules.chat.sandbox import Program
 from modules.chat.template import render
 from modules.chat.template_library import PLAIN
 from modules.engine.fake import CHATML
@@ -322,3 +323,25 @@ def test_the_former_trace_function_is_back_afterwards() -> None:
 def test_1500_long_messages_stay_within_the_limits() -> None:
     long = [Message(m.role, m.content * 100) for m in CHAT[:2]]
     assert ours(LLAMA_3, [SYSTEM, *(long * 750)]).count("<|eot_id|>") == 1501
+
+
+def test_a_program_renders_each_conversation_as_if_it_were_the_first() -> None:
+    remembers = (
+        "{% if seen is defined or ns is defined %}seen {% endif %}"
+        "{% set seen = true %}{% set ns = namespace(n=1) %}"
+        "{% macro shout(text) %}{{ text }}!{% endmacro %}{{ shout(messages[0].content) }}"
+    )
+    program = Program(remembers)
+    asked = [[Message("user", text)] for text in ("one", "two", "one")]
+    texts = [render(program, chat, special_tokens={}) for chat in asked]
+    assert texts == ["one!", "two!", "one!"]
+
+
+def test_a_program_has_its_whole_limit_each_time_and_goes_on_after_one_was_reached() -> None:
+    program = Program("{{ messages[0].content * (2000 if messages[0].content == 'a' else 1) }}" * 2)
+    costly = Program("{{ 'x' * 40000000 if messages[0].content == 'a' else 'fine' }}")
+    for _ in range(3):
+        assert len(render(program, [Message("user", "a")], special_tokens={})) == 4_000
+        with pytest.raises(TemplateError, match="stopped"):
+            render(costly, [Message("user", "a")], special_tokens={})
+        assert render(costly, [Message("user", "b")], special_tokens={}) == "fine"

@@ -95,6 +95,21 @@ def test_a_template_that_alters_a_reply_is_found_out() -> None:
         mark(Example("", CHAT), by(alters))
 
 
+@pytest.mark.parametrize("key", LIBRARY)
+@pytest.mark.parametrize("reply", ["A ", "A\n", " A", "A \n ", "A\n\n"])
+def test_space_around_a_reply_is_told_from_that_of_the_template(key: str, reply: str) -> None:
+    chat = (Message("user", "Q"), Message("assistant", reply), *CHAT[1:3])
+    said, _ = learnt(mark(Example("", chat), by(LIBRARY[key].source)))
+    assert said.strip() == "A"
+
+
+def test_the_last_reply_can_be_learnt_where_earlier_ones_are_altered() -> None:
+    alters = """{% for m in messages %}{{ m.role }}: {{
+        m.content if loop.last else m.content | replace("sky", "sea") }}\n{% endfor %}"""
+    marked = mark(Example("", CHAT), by(alters), "last reply")
+    assert learnt(marked) == ["The sky. No: the ground."]
+
+
 def test_a_template_that_drops_earlier_replies_is_found_out() -> None:
     drops = "{{ messages[-1].content }}"
     with pytest.raises(DatasetError):

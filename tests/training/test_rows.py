@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from modules.errors import DatasetError
@@ -95,8 +97,12 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path) -> None:
         ("a.json", '[{"a": 1},\n{"a" 2}]', "line 2, column 6"),
         ("a.json", '"text"', "no rows"),
         ("a.json", "[" * 100_000, "nested too deeply"),
-        ("a.jsonl", b'{"a": "\xff\xfe"}', "not UTF-8 from byte 7"),
-        ("a.csv", b"a,b\n\xff,1\n", "not UTF-8"),
+        ("a.json", '[{"a": 1},\n{"a": 2}', "row 2, line 2: a comma"),
+        ("a.json", '[{"a": 1}] []', "goes on"),
+        ("a.json", '[{"a": 1}, ]', "in row 2"),
+        ("a.json", '[{"a": ' + "9" * 5_000 + "}]", "digits in row 1"),
+        ("a.json", b'[{"a": 1},\n{"a": "\xff"}]', "not UTF-8 in line 2, byte 18"),
+        ("a.txt", b"a\n\xff", "not UTF-8 in line 2"),
         ("a.parquet", "PAR1 not really", "no Parquet"),
     ],
 )
@@ -106,6 +112,34 @@ def test_what_cannot_be_read_at_all_is_named(
     with pytest.raises(DatasetError, match=told) as raised:
         list(read_rows(written(tmp_path, name, content)))
     assert name in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n{"a": 3}'), ("a.csv", b"a\n1\n\xff\n3")],
+)
+def test_what_is_not_utf8_costs_its_own_row_alone(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    first, bad, last = read_rows(written(tmp_path, name, content))
+    assert isinstance(first, Row) and isinstance(last, Row)
+    assert isinstance(bad, Problem) and "UTF-8" in bad.sentence
+
+
+def test_a_parquet_file_that_is_damaged_within_names_the_last_good_row(tmp_path: Path) -> None:
+    rows = [{"text": f"Row {i} of many."} for i in range(3_000)]
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=1_000)
+    content = bytearray(file.read_bytes())
+    at = len(content) // 2
+    content[at : at + 3_000] = bytes(3_000)
+    file.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a\.parquet is no Parquet behind row 1,000: \w+"):
+        list(read_rows(file))
+
+
+def test_a_table_without_a_head_has_no_rows(tmp_path: Path) -> None:
+    assert list(read_rows(written(tmp_path, "a.csv", "\ufeff"))) == []
 
 
 @pytest.mark.parametrize("name", ["none.json", "a.exe", "folder"])
