@@ -189,6 +189,7 @@ def make_parser(about: str, topics: Sequence[Topic]) -> argparse.ArgumentParser:
     default = Path(tempfile.gettempdir()) / "lantern-benchmarks"
     add("--dir", type=Path, default=default, help="where random checkpoints are kept")
     add("--device", choices=("auto", "cpu"), default="auto")
+    add("--cache-type", choices=("16-bit", "8-bit"), default="16-bit", help="of the KV cache")
     add("--context-length", type=int, default=0, help="to plan for; 0: the model's own")
     add("--repeats", type=int, default=3, help="of each measurement, whose median counts")
     add("--unchecked", action="store_true", help="time it without a check of the output")
@@ -207,8 +208,11 @@ def cases_of(options: argparse.Namespace, roof: Roof) -> list[Case]:
             raise SystemExit("--kinds own is for --model.")
         folder = options.model or random_checkpoint(options.dir, written, options.size)
         load = LoadOptions(
-            device=options.device, quantize=quantize, context_length=options.context_length  # type: ignore[arg-type]
-        )  # fmt: skip
+            device=options.device,
+            quantize=quantize,  # type: ignore[arg-type]
+            context_length=options.context_length,
+            cache_type=options.cache_type,
+        )
         usual = options.size == "7b" and not options.model
         cases.append(Case(kind, folder, load, roof, not options.model, usual))
     return cases
@@ -236,7 +240,7 @@ async def load(engine: LocalEngine, case: Case) -> Bench:
         f"{info.name} as {case.kind}: loaded in {time.perf_counter() - started:.1f} s on "
         f"{info.device}, {info.dtype}, {info.memory / 1e9:.3f} GB", flush=True
     )  # fmt: skip
-    shape = Shape.of(case.folder, case.load.quantize, _ITEM_SIZE[info.dtype])
+    shape = Shape.of(case.folder, case.load, _ITEM_SIZE[info.dtype])
     return Bench(case, info, Asker(engine), shape)
 
 

@@ -1,12 +1,14 @@
 """Decode of one chat: tokens a second, greedy and sampled, beside what the memory could give.
 
     python -m benchmarks.decode [--kinds gptq 8bit float16] [--contexts 128 512] [--tokens 128]
-                                [--sampling greedy simple-1] [--size tiny] [--model DIR]
+                                [--sampling greedy simple-1] [--loras 1] [--rank 16]
+                                [--size tiny] [--model DIR]
 
 A prompt of each length is answered by so many tokens, three times; the medians count. Times are
 those at which the events reach the client: `tok/s` is the whole reply, `steady` the median over
 windows of 16 tokens, `worker` what Usage says. The roof reads all weights of the layers and the
 head, and the KV cache at its mean length, once a token, at the speed of a copy of this run.
+With `--loras`, so many random ones over all projections are applied to every reply.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import Bench, Row, Topic, against, main_of
+from benchmarks.random_checkpoint import write_adapter
 from benchmarks.replies import greedy, percentile, sampled, window_speed
 
 __all__ = ["TOPIC"]
@@ -30,16 +33,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampling", nargs="+", choices=("greedy", "simple-1"), default=["greedy", "simple-1"]
     )
+    parser.add_argument("--loras", type=int, default=0, help="that are applied to the replies")
+    parser.add_argument("--rank", type=int, default=16, help="of each of them")
 
 
 async def measure(bench: Bench, options: argparse.Namespace) -> list[Row]:
     tokens = options.tokens or (32 if options.size == "tiny" else 128)
+    await apply_loras(bench, options)
     return [
-        await one(bench, sampling, context, tokens, options.repeats)
+        {**await one(bench, sampling, context, tokens, options.repeats), **lora_words(options)}
         for context in options.contexts
         if bench.room_for(context + tokens)
         for sampling in options.sampling
     ]
+
+
+async def apply_loras(bench: Bench, options: argparse.Namespace) -> None:
+    """Write random LoRAs for the checkpoint, and apply them."""
+    for number in range(options.loras):
+        name = f"random-{number}"
+        folder = options.dir / f"{bench.case.folder.name}-{name}"
+        write_adapter(folder, bench.case.folder, options.rank, number)
+        await bench.asker.engine.load_adapter(name, str(folder))
+
+
+def lora_words(options: argparse.Namespace) -> Row:
+    """A column where there are LoRAs."""
+    return {"LoRAs": f"{options.loras} of rank {options.rank}"} if options.loras else {}
 
 
 async def one(bench: Bench, sampling: str, context: int, tokens: int, repeats: int) -> Row:

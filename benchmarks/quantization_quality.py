@@ -21,7 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -127,6 +132,13 @@ def add_noise(layers: list[nn.Linear]) -> None:
         groups += step * (torch.rand(groups.shape, generator=generator) - 0.5)
 
 
+def text_ids(tokenizer: PreTrainedTokenizerBase, count: int) -> list[int]:
+    """The first tokens of the text that quality is measured on."""
+    text = "\n\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items()))
+    ids: list[int] = tokenizer(text[: count * 6]).input_ids[:count]
+    return ids
+
+
 def perplexity(model: PreTrainedModel, ids: Tensor) -> float:
     losses = []
     with torch.inference_mode():
@@ -154,8 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    text = "\n\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items()))
-    ids = tokenizer(text[: options.tokens * 6], return_tensors="pt").input_ids[0, : options.tokens]
+    ids = torch.tensor(text_ids(tokenizer, options.tokens))
     blocks = model.get_decoder().layers
     layers = [m for m in blocks.modules() if isinstance(m, nn.Linear)]
     print(f"as it is: {perplexity(model, ids):.4f} over {len(ids)} tokens")

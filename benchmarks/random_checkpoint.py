@@ -123,6 +123,28 @@ def write(folder: Path, kind: str, size: str, layers_a_file: int = 8) -> None:
     write_tokenizer(folder, int(config["vocab_size"]))  # type: ignore[call-overload]
 
 
+def write_adapter(folder: Path, checkpoint: Path, rank: int, seed: int) -> None:
+    """A LoRA of random weights over all projections of a checkpoint of this script."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((checkpoint / "config.json").read_text())
+    hidden, middle = config["hidden_size"], config["intermediate_size"]
+    sizes = {f"self_attn.{part}_proj": (hidden, hidden) for part in "qkvo"}
+    sizes |= {"mlp.gate_proj": (hidden, middle), "mlp.up_proj": (hidden, middle)}
+    sizes["mlp.down_proj"] = (middle, hidden)
+    made = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for index in range(config["num_hidden_layers"]):
+        for part, (inputs, outputs) in sizes.items():
+            name = f"base_model.model.model.layers.{index}.{part}"
+            for half, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+                weight = torch.randn(shape, generator=made) * 0.01
+                tensors[f"{name}.lora_{half}.weight"] = weight.half()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    about = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "task_type": "CAUSAL_LM",
+             "target_modules": [part.rpartition(".")[2] for part in sizes]}  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.loader.options import LoadOptions
 
 __all__ = ["Roof", "Shape", "measured_roof"]
 
@@ -50,8 +53,9 @@ class Roof:
 class Shape:
     """The dimensions of a Llama, and from them what its steps read and compute.
 
-    `bits` are those of a weight of its layers, with its share of the scales; embedding, head
-    and KV cache have `itemsize` bytes a number.
+    `bits` are those of a weight of its layers, with its share of the scales; embedding and head
+    have `itemsize` bytes a number. `cached` is what a key or a value of one head takes in the KV
+    cache.
     """
 
     layers: int
@@ -63,22 +67,25 @@ class Shape:
     vocabulary: int
     bits: float
     itemsize: int
+    cached: int
 
     @classmethod
-    def of(cls, folder: Path, quantize: str, itemsize: int) -> Shape:
-        """Of the checkpoint in a folder, loaded with `quantize`."""
+    def of(cls, folder: Path, load: LoadOptions, itemsize: int) -> Shape:
+        """Of the checkpoint in a folder, loaded so."""
         config = json.loads((folder / "config.json").read_text())
         heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // heads
         return cls(
             layers=config["num_hidden_layers"],
             hidden=config["hidden_size"],
             middle=config["intermediate_size"],
             heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            head_dim=head_dim,
             vocabulary=config["vocab_size"],
-            bits=_bits(config, quantize, itemsize),
+            bits=_bits(config, load.quantize, itemsize),
             itemsize=itemsize,
+            cached=head_dim + 4 if load.cache_type == "8-bit" else head_dim * itemsize,
         )
 
     @property
@@ -99,7 +106,7 @@ class Shape:
 
     def kv_bytes(self, tokens: float) -> float:
         """Keys and values of so many tokens."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.itemsize * tokens
+        return 2 * self.layers * self.kv_heads * self.cached * tokens
 
     def decode_roof(self, copy: float, context: float, chats: int = 1) -> float:
         """Tokens a second in all, where a step is as fast as reading what it needs once."""

@@ -82,6 +82,12 @@ class Settings:
         metavar="TOKENS",
         bounds=(0, 2**20),
     )
+    cache_type: str = _option(
+        "16-bit",
+        "Bits of a number in the KV cache; 8-bit makes room for twice as many tokens.",
+        metavar="TYPE",
+        choices=("16-bit", "8-bit"),
+    )
     wbits: int = _option(
         0,
         "Bits of an old GPTQ checkpoint that does not say them itself.",

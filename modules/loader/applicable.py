@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from modules.loader.fast_runner import FAMILY
 from modules.loader.inspect import Inspection
 from modules.loader.machine import Machine
 from modules.loader.options import LoadOptions
 
-__all__ = ["applicable", "is_quantized"]
+__all__ = ["applicable", "cache_type_note", "is_quantized"]
 
 _AMPERE = (8, 0)
 
@@ -27,6 +28,7 @@ def applicable(
     options = _about_quantization(inspection, options, notes)
     options = _about_context(inspection, options, notes)
     options = _about_cards(options, machine, notes)
+    options = _about_cache(inspection, options, notes)
     if options.disk and options.quantize != "none":
         notes.append(
             "Weights that are quantized while loading cannot lie on the disk, "
@@ -102,6 +104,21 @@ def _about_cards(options: LoadOptions, machine: Machine, notes: list[str]) -> Lo
             "so float16 would be better than --bf16."
         )
     return options
+
+
+def _about_cache(inspection: Inspection, options: LoadOptions, notes: list[str]) -> LoadOptions:
+    if options.cache_type == "16-bit" or inspection.model_type in FAMILY:
+        return options
+    notes.append(cache_type_note(inspection.name))
+    return replace(options, cache_type="16-bit")
+
+
+def cache_type_note(name: str) -> str:
+    """Why a model's KV cache is not in 8 bits."""
+    return (
+        f"{name} is not computed by the fast runner, which alone has a KV cache in 8 bits, "
+        "so --cache-type was passed over."
+    )
 
 
 def _list(words: list[str]) -> str:

@@ -59,7 +59,8 @@ class Footprint:
     """A model in memory. Sizes in bytes.
 
     `weights` describes them in words; `dequantized` is what the biggest quantized layer
-    becomes for the time of its product, 0 where none is quantized.
+    becomes for the time of its product, 0 where none is quantized. `cache8` says whether the KV
+    cache is in 8 bits.
     """
 
     units: tuple[Unit, ...]
@@ -67,6 +68,7 @@ class Footprint:
     dtype_size: int
     dequantized: int
     inspection: Inspection
+    cache8: bool = False
 
     @property
     def total(self) -> int:
@@ -102,8 +104,11 @@ class Footprint:
         # product.
         features = 3 * about.hidden_size + qkv + 2 * queries + gate_up + gate_up // 2
         activations = min(CHUNK, context) * features * size
-        # The keys and the values of one layer, in one piece for a chunk's attention.
+        # The keys and the values of one layer, in one piece for a chunk's attention; of a cache in
+        # 8 bits the codes and scales of either, too.
         gathered = 2 * context * shared * size
+        if self.cache8:
+            gathered += context * (shared + about.kv_heads * _SIZES["float32"])
         matrix = max(qkv, gate_up) * about.hidden_size * size if self.dequantized else 0
         positions = context * about.head_dim * _SIZES["float32"]  # cosines and sines
         tables = max(LADDER) * context // _BLOCK_TOKENS * 4
@@ -125,10 +130,13 @@ def footprint(inspection: Inspection, options: LoadOptions, *, card: bool) -> Fo
     elements = max(
         (_elements(n, i, inspection, form) for n, i in inspection.tensors.items()), default=0
     )
+    plain = options.cache_type == "16-bit"
+    in_8_bits = inspection.head_dim + _SIZES["float32"]  # codes, and their scale
     return Footprint(
-        units=_units(inspection, bytes_of, size),
+        units=_units(inspection, bytes_of, inspection.head_dim * size if plain else in_8_bits),
         weights=_words(inspection, form, dtype),
         dtype_size=size,
+        cache8=not plain,
         dequantized=elements * _per_dequantized(dtype),
         inspection=inspection,
     )
@@ -221,8 +229,11 @@ def _per_dequantized(dtype: str) -> int:
 # -- units ------------------------------------------------------------------------------
 
 
-def _units(inspection: Inspection, bytes_of: dict[str, int], size: int) -> tuple[Unit, ...]:
-    """The embedding, the layers in their order, and the rest."""
+def _units(inspection: Inspection, bytes_of: dict[str, int], kv_head: int) -> tuple[Unit, ...]:
+    """The embedding, the layers in their order, and the rest.
+
+    `kv_head` is what a key or a value of one head takes in the cache.
+    """
     layers: dict[str, list[int]] = {}
     first: dict[str, list[int]] = {}
     last: dict[str, list[int]] = {}
@@ -240,7 +251,7 @@ def _units(inspection: Inspection, bytes_of: dict[str, int], size: int) -> tuple
         # No weights, but a device map that leaves it out leaves it on the processor.
         parent = ordered[0].rpartition(".")[0].rpartition(".")[0]
         first[f"{parent}.rotary_emb".lstrip(".")] = []
-    kv_token = 2 * inspection.kv_heads * inspection.head_dim * size
+    kv_token = 2 * inspection.kv_heads * kv_head
     blocks = [_unit({name: layers[name]}) for name in ordered]
     return (
         _unit(first),

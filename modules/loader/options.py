@@ -17,6 +17,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "quantize": ("none", "8bit", "4bit"),
     "wbits": (0, 2, 3, 4, 8),
     "loader": ("auto", "gptqmodel"),
+    "cache_type": ("16-bit", "8-bit"),
 }
 _MAX_MEMORY = 2**50
 _BOUNDS = {
@@ -53,6 +54,10 @@ class LoadOptions:
     cache_tokens: int = 0
     """Tokens that the KV cache on a card has room for, for all chats together; at least the
     context. 0: up to eight contexts, while memory is left."""
+
+    cache_type: Literal["16-bit", "8-bit"] = "16-bit"
+    """What the fast runner's KV cache holds: numbers as they are computed (in 32 bits where a
+    processor computes in float32), or 8 bits, which are half of that and a little less exact."""
 
     offload: bool = False
     """Fill the cards, and put what does not fit into the processor's memory."""
@@ -117,6 +122,7 @@ def load_options(settings: Settings, saved: LoadOptions | None = None) -> LoadOp
         quantize="8bit" if settings.load_in_8bit else "4bit" if settings.load_in_4bit else "none",
         context_length=settings.ctx_size,
         cache_tokens=settings.cache_tokens,
+        cache_type="8-bit" if settings.cache_type == "8-bit" else "16-bit",
         offload=settings.auto_devices or limited,
         gpu_memory=settings.gpu_memory,
         cpu_memory=settings.cpu_memory,

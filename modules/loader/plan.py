@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.loader.applicable import applicable, is_quantized
-from modules.loader.fast_runner import cache_tokens, serves
+from modules.loader.applicable import applicable, cache_type_note, is_quantized
+from modules.loader.fast_runner import FAMILY, cache_tokens, serves
 from modules.loader.footprint import PROCESSOR_WORKSPACE, Footprint, footprint
 from modules.loader.inspect import Inspection
 from modules.loader.machine import Machine
@@ -110,7 +110,7 @@ class _Planner:
         self.inspection = inspection
         self.machine = machine
         self._adapter_bytes = adapter_bytes
-        self._footprints: dict[tuple[str, str, bool], Footprint] = {}
+        self._footprints: dict[tuple[str, str, str, bool], Footprint] = {}
 
     def plan(self, options: LoadOptions) -> Plan:
         """With the context of `options`; where it has none, the model's own or what fits.
@@ -127,8 +127,11 @@ class _Planner:
             if most:
                 plan = self._at(tried, most)
                 # Later loads by the same options may offload again.
-                plan = replace(plan, options=replace(options, context_length=most))
-                return plan if most == own else replace(plan, notes=(_shortened(own, most),))
+                found = replace(plan.options, offload=options.offload, disk=options.disk)
+                plan = replace(plan, options=found)
+                if most == own:
+                    return plan
+                return replace(plan, notes=(*plan.notes, _shortened(own, most)))
         return self._at(options, least)
 
     def largest_context(self, options: LoadOptions, least: int, most: int) -> int:
@@ -171,7 +174,15 @@ class _Planner:
         return replace(plan, options=options, notes=(*plan.notes, note))
 
     def _at(self, options: LoadOptions, context: int) -> Plan:
-        """With exactly this context."""
+        """With exactly this context; with a cache in 16 bits where the fast runner has no part."""
+        plan = self._placed(options, context)
+        one = len(plan.devices) == 1
+        if options.cache_type == "16-bit" or (one and serves(self.inspection, context)):
+            return plan
+        plan = self._placed(replace(options, cache_type="16-bit"), context)
+        return replace(plan, notes=(*plan.notes, cache_type_note(self.inspection.name)))
+
+    def _placed(self, options: LoadOptions, context: int) -> Plan:
         model = self._footprint(options)
         layout = self._layout(model, options, context)
         adapters = self._adapter_bytes // max(1, sum(unit.layer for unit in model.units))
@@ -199,7 +210,7 @@ class _Planner:
 
     def _footprint(self, options: LoadOptions) -> Footprint:
         card = options.device == "auto" and bool(self.machine.cards)
-        key = (options.quantize, options.dtype, card)
+        key = (options.quantize, options.dtype, options.cache_type, card)
         if key not in self._footprints:
             self._footprints[key] = footprint(self.inspection, options, card=card)
         return self._footprints[key]
@@ -332,6 +343,8 @@ def _changes(planner: _Planner, options: LoadOptions) -> Iterator[dict[str, Any]
     """What could be chosen otherwise, the mildest first."""
     cards = planner.machine.cards
     processor = options.device == "cpu" or not cards
+    if options.cache_type == "16-bit" and planner.inspection.model_type in FAMILY:
+        yield {"cache_type": "8-bit"}
     if not is_quantized(planner.inspection):
         if processor and options.dtype in ("auto", "float32") and options.quantize == "none":
             yield {"dtype": "bfloat16"}
@@ -372,7 +385,8 @@ def _fitting(
             change = change | {"context_length": most}
             changed = replace(changed, context_length=most)
         plan = planner.plan(changed)
-        if plan.fits:
+        passed_over = "cache_type" in change and plan.options.cache_type != changed.cache_type
+        if plan.fits and not passed_over:
             # One that also allows the disk comes out the same where the disk is not needed.
             choice = Choice(_label(change, plan), change)
             found.setdefault(choice.label, choice)
@@ -381,6 +395,8 @@ def _fitting(
 
 def _label(change: dict[str, Any], plan: Plan) -> str:
     words = []
+    if "cache_type" in change:
+        words.append("a KV cache in 8 bits")
     if "dtype" in change:
         words.append(f"{change['dtype']} weights")
     if "quantize" in change:

@@ -120,6 +120,8 @@ def controls_json(inspection: Inspection, machine: Machine) -> list[dict[str, An
     controls = [_context(own)] if own else []
     if own and machine.cards and inspection.model_type in FAMILY:
         controls.append(_cache(own))
+    if inspection.model_type in FAMILY:
+        controls.append(_CACHE_TYPE)
     if not quantized:
         controls.append(_QUANTIZE)
     if untold:
@@ -148,6 +150,12 @@ _QUANTIZE = _choice(
     "quantize", "Quantize while loading",
     "Stores the weights in fewer bits: less memory, a little less exact.",
     ("none", "no"), ("8bit", "8-bit"), ("4bit", "4-bit"),
+)  # fmt: skip
+_CACHE_TYPE = _choice(
+    "cache_type", "Bits of the KV cache",
+    "Numbers of 8 bits leave room for nearly twice as many tokens, and are a little less exact. "
+    "16: as they are computed.",
+    ("16-bit", "16"), ("8-bit", "8"),
 )  # fmt: skip
 _DTYPE = _choice(
     "dtype", "Compute in",
@@ -273,7 +281,8 @@ def _cache_words(plan: Plan) -> str:
         return ""
     chats = tokens // context
     room = "one chat" if chats == 1 else f"{chats} chats"
-    return f"KV cache for {tokens:,} tokens: room for {room} of {context:,}, or more shorter ones."
+    size = f"{tokens:,} tokens" + (" in 8 bits" if plan.options.cache_type == "8-bit" else "")
+    return f"KV cache for {size}: room for {room} of {context:,}, or more shorter ones."
 
 
 def _device_json(device: DevicePlan) -> dict[str, Any]:

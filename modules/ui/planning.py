@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modules.context import AppContext
+from modules.engine.client import EngineClient
 from modules.engine.protocol import LoadModel
 from modules.errors import LoadFailedError
 from modules.loader.inspect import Inspection
@@ -12,8 +13,17 @@ from modules.loader.machine import Ending, Machine, this_machine
 from modules.loader.options import LoadOptions, load_options
 from modules.loader.plan import Plan, make_plan
 from modules.loader.saved_options import saved_options
+from modules.settings import Settings
 
-__all__ = ["free_machine", "load_command", "options_for", "plan_load", "summary"]
+__all__ = [
+    "free_machine",
+    "load_command",
+    "machine_now",
+    "machine_without_model",
+    "options_for",
+    "plan_load",
+    "summary",
+]
 
 
 def options_for(ctx: AppContext, path: Path) -> LoadOptions:
@@ -26,11 +36,21 @@ def options_for(ctx: AppContext, path: Path) -> LoadOptions:
 
 def free_machine(ctx: AppContext) -> Machine:
     """The machine as it will be for the next load: without the present worker."""
-    pid, state = ctx.engine.pid, ctx.engine.state
+    return machine_without_model(ctx.settings, ctx.engine)
+
+
+def machine_without_model(settings: Settings, engine: EngineClient) -> Machine:
+    """The machine as it would be if the engine's worker ended."""
+    pid, state = engine.pid, engine.state
     if pid is None:
-        return this_machine(ctx.settings.offload_dir)
+        return machine_now(settings)
     held = state.command.held if state.info is not None and state.command else {}
-    return this_machine(ctx.settings.offload_dir, ending=Ending(pid, held))
+    return this_machine(settings.offload_dir, ending=Ending(pid, held))
+
+
+def machine_now(settings: Settings) -> Machine:
+    """The machine as it is."""
+    return this_machine(settings.offload_dir)
 
 
 def plan_load(ctx: AppContext, inspection: Inspection, options: LoadOptions) -> Plan:

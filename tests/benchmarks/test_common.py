@@ -13,6 +13,7 @@ from benchmarks.peers import best_peer, ratio
 from benchmarks.replies import Reply, percentile, window_speed
 from benchmarks.roof import Roof, Shape
 from modules.engine.protocol import Usage
+from modules.loader.options import LoadOptions
 
 LLAMA_2_7B = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -21,9 +22,9 @@ LLAMA_2_7B = {
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
 
 
-def shape_of(folder: Path, quantize: str = "none", **changes: object) -> Shape:
+def shape_of(folder: Path, load: LoadOptions | None = None, **changes: object) -> Shape:
     (folder / "config.json").write_text(json.dumps(LLAMA_2_7B | changes))
-    return Shape.of(folder, quantize, 2)
+    return Shape.of(folder, load or LoadOptions(), 2)
 
 
 def roof_of(copy: float, product: float) -> Roof:
@@ -71,6 +72,11 @@ def test_a_4_bit_llama_2_7b_reads_3_6_gigabytes_a_token(tmp_path: Path) -> None:
     assert shape.weight_bytes() / 1e9 == pytest.approx(3.6, abs=0.05)
 
 
+def test_a_cache_in_8_bits_is_half_the_bytes_and_a_scale_for_each_head(tmp_path: Path) -> None:
+    wide = shape_of(tmp_path).kv_bytes(10)
+    assert shape_of(tmp_path, LoadOptions(cache_type="8-bit")).kv_bytes(10) / wide == 132 / 256
+
+
 def test_the_roof_of_decode_is_that_of_the_design(tmp_path: Path) -> None:
     shape = shape_of(tmp_path, **GPTQ)
     assert shape.decode_roof(2.96e12, 0) == pytest.approx(820, rel=0.01)
@@ -84,7 +90,7 @@ def test_chats_share_the_weights_and_not_their_caches(tmp_path: Path) -> None:
 
 
 def test_what_is_quantized_while_loading_is_read_in_its_bits(tmp_path: Path) -> None:
-    eight, sixteen = shape_of(tmp_path, "8bit"), shape_of(tmp_path)
+    eight, sixteen = shape_of(tmp_path, LoadOptions(quantize="8bit")), shape_of(tmp_path)
     assert eight.bits == 8.125
     assert sixteen.weight_bytes() == 2 * (sixteen.layer_weights + sixteen.head_weights)
 

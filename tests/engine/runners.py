@@ -11,8 +11,8 @@ from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.kernels.product import ProductKernels
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.model import LlamaModel
+from modules.engine.worker.llama.paged_cache import PagedCache
 from modules.engine.worker.llama.processor import ProcessorRows
-from modules.engine.worker.llama.processor_attention import head_major_cache
 from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.llama.shape import Shape
 from modules.engine.worker.llama.take_over import take_over
@@ -33,14 +33,19 @@ def make_runner(
 
 
 def llama_runner(
-    model: PreTrainedModel, context: int, tokens: int, kernels: ProductKernels | None = None
+    model: PreTrainedModel,
+    context: int,
+    tokens: int,
+    kernels: ProductKernels | None = None,
+    *,
+    int8: bool = False,
 ) -> LlamaRunner:
     """With so many tokens in the cache, which holds no numbers until they are computed."""
     shape = Shape.of(model)
     weights = take_over(model, context, kernels)
     blocks = math.ceil(tokens / BLOCK)
-    cache = head_major_cache(shape.layers, blocks, shape.kv_heads, shape.head_dim, model.dtype)
-    cache.fill_(torch.nan)
+    cache = PagedCache.empty(shape, blocks, model.dtype, int8=int8, head_major=True)
+    (cache.numbers if cache.scales is None else cache.scales).fill_(torch.nan)
     return LlamaRunner(
         LlamaModel(shape, weights, ProcessorRows(shape.hidden, shape.eps), cache), Adapters(model)
     )

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,19 @@ async def test_tokens_and_what_may_follow_them_are_told(loaded: LocalEngine) -> 
         await asked
     with pytest.raises(AdapterError, match="poet is not applied"):
         await loaded.next_tokens(NextTokens(ask(adapters=(("poet", 1.0),))))
+
+
+async def test_a_cache_in_8_bits_is_what_the_worker_computes_with(
+    engine: LocalEngine, checkpoint: Path
+) -> None:
+    async def probability(**options: Any) -> float:
+        await engine.load(LoadModel(str(checkpoint), LoadOptions(device="cpu", **options)))
+        found = await engine.next_tokens(NextTokens(ask(), 1))
+        return found.tokens[0].before
+
+    wide, narrow = await probability(), await probability(cache_type="8-bit")
+    assert narrow == pytest.approx(wide, rel=0.05)
+    assert narrow != wide
 
 
 async def test_progress_is_told_while_it_loads(engine: LocalEngine, checkpoint: Path) -> None:

@@ -28,8 +28,8 @@ def fresh(checkpoint: Path) -> LoadedModel:
     return load(checkpoint, lambda stage, fraction: None, LoadOptions(device="cpu"))
 
 
-def made(loaded: LoadedModel, cache_tokens: int) -> ReadyRunner:
-    return make_runner(loaded, CONTEXT, cache_tokens, lambda stage, fraction: None)
+def made(loaded: LoadedModel, cache_tokens: int, *, int8: bool = False) -> ReadyRunner:
+    return make_runner(loaded, CONTEXT, cache_tokens, lambda stage, fraction: None, int8=int8)
 
 
 def room(ready: ReadyRunner) -> int:
@@ -64,10 +64,20 @@ def test_a_cache_that_the_memory_is_not_enough_for_is_refused_with_a_remedy(
     assert caught.value.remedy.startswith("Choose a smaller context")
 
 
+def test_the_cache_is_in_8_bits_where_that_was_chosen(fresh: LoadedModel) -> None:
+    ready = made(fresh, 128, int8=True)
+    assert isinstance(ready.runner, LlamaRunner)
+    cache = ready.runner._model.cache
+    assert (cache.numbers.dtype, cache.blocks) == (torch.int8, 8)
+    assert cache.scales is not None
+    assert cache.scales.shape == cache.numbers.shape[:-1]
+
+
 def test_what_is_no_llama_is_left_to_transformers(fresh: LoadedModel) -> None:
     other = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=64))
-    ready = made(LoadedModel(other, fresh.tokenizer, fresh.inspection), 128)
-    assert isinstance(ready.runner, TransformersRunner)
+    for int8 in (False, True):
+        ready = made(LoadedModel(other, fresh.tokenizer, fresh.inspection), 128, int8=int8)
+        assert isinstance(ready.runner, TransformersRunner)
     assert isinstance(made(fresh, 128).runner, LlamaRunner)
 
 

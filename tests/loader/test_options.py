@@ -16,7 +16,7 @@ from modules.settings import load_settings
 FULL = LoadOptions(
     device="cpu", dtype="float16", quantize="4bit", context_length=2048, offload=True,
     cache_tokens=8192, gpu_memory=(10, 20), cpu_memory=30, disk=True, wbits=4, groupsize=128,
-    loader="gptqmodel",
+    loader="gptqmodel", cache_type="8-bit",
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def from_flags(flags: str, saved: LoadOptions | None = None) -> LoadOptions:
     ("name", "value"),
     [
         ("device", "cuda:1"), ("dtype", "int8"), ("quantize", "2bit"), ("loader", "exllama"),
+        ("cache_type", "4-bit"), ("cache_type", 8),
         ("context_length", -1), ("context_length", 2**40), ("context_length", 1.5),
         ("context_length", True), ("cache_tokens", 2**20 + 1), ("cpu_memory", -1), ("wbits", 5),
         ("groupsize", 0), ("groupsize", -2), ("gpu_memory", (-1,)), ("gpu_memory", (1,) * 1000),
@@ -61,6 +62,7 @@ def test_without_flags_everything_is_at_its_default() -> None:
         ("--load-in-4bit", {"quantize": "4bit"}),
         ("--ctx-size 2048", {"context_length": 2048}),
         ("--cache-tokens 8192", {"cache_tokens": 8192}),
+        ("--cache-type 8-bit", {"cache_type": "8-bit"}),
         ("--auto-devices", {"offload": True}),
         ("--gpu-memory 10 5", {"gpu_memory": (10 * 2**30, 5 * 2**30), "offload": True}),
         ("--cpu-memory 3500MiB", {"cpu_memory": 3500 * 2**20, "offload": True}),

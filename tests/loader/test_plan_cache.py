@@ -118,6 +118,62 @@ def test_a_plan_leaves_the_wish_as_it_was_for_the_next_load() -> None:
     assert again.cache_tokens < plan.cache_tokens
 
 
+# -- in 8 bits --------------------------------------------------------------------------
+
+TOKEN8 = 2 * 32 * 32 * (128 + 4)
+"""The same in 8 bits: a code for each number, and a scale for each head."""
+
+
+def test_a_cache_in_8_bits_takes_half_and_has_a_scale_for_each_head() -> None:
+    plan = plan_7b(80, cache_type="8-bit")
+    assert (plan.options.cache_type, plan.notes) == ("8-bit", ())
+    assert only_device(plan).kv_cache == 8 * 4096 * TOKEN8
+
+
+def test_where_memory_is_short_8_bits_leave_room_for_nearly_twice_as_many_tokens() -> None:
+    model = inspection(LONG, GPTQ)
+    wide, narrow = (
+        make_plan(model, LoadOptions(cache_type=kind), machine(12)).context_length
+        for kind in ("16-bit", "8-bit")
+    )
+    assert 1.7 * wide < narrow <= 2 * wide
+
+
+def test_8_bits_are_offered_where_they_make_it_fit() -> None:
+    needed = only_device(plan_7b(80, context_length=4096, cache_tokens=1)).used / 1e9
+    plan = plan_7b(needed - 0.5, context_length=4096)
+    (choice,) = (choice for choice in plan.choices if "cache_type" in choice.changes)
+    assert choice.label == "A KV cache in 8 bits"
+    assert plan_7b(needed - 0.5, context_length=4096, **choice.changes).fits
+
+
+def test_other_ways_are_offered_where_8_bits_are_not_enough() -> None:
+    plan = plan_7b(12, None, cache_type="8-bit", context_length=4096)
+    changes = [choice.changes for choice in plan.choices]
+    assert {"offload": True} in changes
+    assert not any("cache_type" in change for change in changes)
+
+
+def test_8_bits_are_not_offered_where_they_would_be_passed_over() -> None:
+    model = dataclasses.replace(inspection(LLAMA_2_70B), window=1024)
+    choices = make_plan(model, LoadOptions(context_length=4096), machine(24)).choices
+    assert choices
+    assert not any("cache_type" in choice.changes for choice in choices)
+
+
+def test_the_processor_has_a_cache_in_8_bits_too() -> None:
+    caches = [
+        only_device(plan_7b(80, device="cpu", context_length=4096, cache_type=kind)).kv_cache
+        for kind in ("16-bit", "8-bit")
+    ]
+    assert caches == [4096 * 2 * TOKEN, 4096 * TOKEN8]
+
+
+def test_what_was_dequantized_of_a_cache_in_8_bits_is_gathered_beside_it() -> None:
+    more = workspace(cache_type="8-bit") - workspace()
+    assert more == 32_768 * 32 * (128 + 4)
+
+
 # -- where there is no such cache -------------------------------------------------------
 
 ELSEWHERE = {
@@ -147,6 +203,18 @@ def test_a_wish_that_means_nothing_there_is_passed_over_with_a_note(case: str) -
         f"The KV caches of {model.name} grow with its chats, so --cache-tokens was passed over.",
     )
     assert make_plan(model, plan.options, there).notes == ()
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_8_bits_are_passed_over_with_a_note_where_another_runner_computes(case: str) -> None:
+    model, there, fields = ELSEWHERE[case]
+    plan = make_plan(model, LoadOptions(cache_type="8-bit", **fields), there)
+    assert plan.notes == (
+        f"{model.name} is not computed by the fast runner, which alone has a KV cache in 8 bits, "
+        "so --cache-type was passed over.",
+    )
+    plain = make_plan(model, LoadOptions(**fields), there)
+    assert (plan.options, plan.devices) == (plain.options, plain.devices)
 
 
 def test_the_processor_has_no_such_cache() -> None:

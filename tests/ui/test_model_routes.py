@@ -178,17 +178,19 @@ async def test_without_a_card_nothing_is_asked_about_cards(
     about_cards = {"device", "gpu_memory", "offload", "cpu_memory", "disk", "cache_tokens"}
     assert about_cards <= set(await controls(owner, "Tiny"))
     use_machine(monkeypatch)
-    assert set(await controls(owner, "Tiny")) == {"context_length", "quantize", "dtype"}
+    there = {"context_length", "cache_type", "quantize", "dtype"}
+    assert set(await controls(owner, "Tiny")) == there
 
 
-async def test_the_size_of_the_cache_is_asked_only_of_models_that_have_one(
+async def test_the_cache_is_asked_about_only_of_models_that_have_one(
     ctx: AppContext, owner: httpx.AsyncClient
 ) -> None:
     put_llama(ctx.settings.model_dir, "Tiny", TINY)
     other = put_llama(ctx.settings.model_dir, "Other", TINY) / "config.json"
     other.write_text(other.read_text().replace('"llama"', '"gpt_neox"'))
-    assert "cache_tokens" in await controls(owner, "Tiny")
-    assert "cache_tokens" not in await controls(owner, "Other")
+    asked_for = {"cache_tokens", "cache_type"}
+    assert asked_for <= set(await controls(owner, "Tiny"))
+    assert not asked_for & set(await controls(owner, "Other"))
 
 
 async def test_each_card_has_its_own_limit(
@@ -238,6 +240,9 @@ async def test_the_plan_says_how_many_chats_there_is_room_for(
 
     assert await said(cache_tokens=20_000) == (
         "KV cache for 20,000 tokens: room for 4 chats of 4,096, or more shorter ones."
+    )
+    assert "for 20,000 tokens in 8 bits: room" in await said(
+        cache_tokens=20_000, cache_type="8-bit"
     )
     assert "room for one chat of 4,096" in await said(cache_tokens=1)
     assert "room for 8 chats of 1,024" in await said(context_length=1024)

@@ -93,7 +93,13 @@ class Worker:
             folder = Path(command.path)
             loaded = load(folder, progress, command.options, command.placement, command.offload_dir)
             info = model_info(folder, loaded, command.options)
-            ready = make_runner(loaded, info.context_length, command.cache_tokens, progress)
+            ready = make_runner(
+                loaded,
+                info.context_length,
+                command.cache_tokens,
+                progress,
+                int8=command.options.cache_type == "8-bit",
+            )
             scheduler = Scheduler(
                 ready.runner,
                 loaded.tokenizer,

@@ -72,6 +72,18 @@ class Adapters:
         hooked = self._hooked.get(place)
         return output if hooked is None else hooked.added(mix, x, output)
 
+    def low_rank(self) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+        """Of the adapters that are x Aᵀ Bᵀ everywhere, A [rank, in] and B [out, rank] by place."""
+        found: dict[str, dict[str, tuple[Tensor, Tensor]]] = {name: {} for name in self._names}
+        for place, hooked in self._hooked.items():
+            for name, parts in hooked.parts.items():
+                if len(parts) == 1 and isinstance(part := parts[0], _LowRank):
+                    if name in found:
+                        found[name][place] = part.a, part.b
+                else:
+                    found.pop(name, None)
+        return {name: found[name] for name in sorted(found) if found[name]}
+
     def load(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
         """Read the adapter in `folder`, and measure on the tokens `probe` what it changes.
 

@@ -17,8 +17,8 @@ from modules.engine.worker.kernels.rows import Rows, TorchRows
 from modules.engine.worker.llama.blocks import BLOCK
 from modules.engine.worker.llama.graphs import DecodeGraphs
 from modules.engine.worker.llama.model import LlamaModel
+from modules.engine.worker.llama.paged_cache import PagedCache
 from modules.engine.worker.llama.processor import ProcessorRows
-from modules.engine.worker.llama.processor_attention import head_major_cache
 from modules.engine.worker.llama.runner import LlamaRunner
 from modules.engine.worker.llama.shape import Shape, unfit
 from modules.engine.worker.llama.step_kernels import StepKernels, step_kernels
@@ -56,34 +56,36 @@ class ReadyRunner:
 
 
 def make_runner(
-    loaded: LoadedModel, context: int, cache_tokens: int, progress: Progress
+    loaded: LoadedModel, context: int, cache_tokens: int, progress: Progress, *, int8: bool = False
 ) -> ReadyRunner:
     """The runner for contexts of up to `context` tokens.
 
     `cache_tokens` is how many tokens of all chats the fast runner has room for, and the context at
-    least; 0 stands for one context, on the processor for three. Raises LoadFailedError where the
-    memory is not there.
+    least; 0 stands for one context, on the processor for three. With `int8` it is in 8 bits. Raises
+    LoadFailedError where the memory is not there.
     """
     reason = unfit(loaded.model, context)
     if reason:
         log.info("%s is computed by transformers: %s.", loaded.inspection.name, reason)
+        if int8:
+            log.warning("The KV cache of %s is not in 8 bits then.", loaded.inspection.name)
         progress("Warming up", 1.0)
         warm_up(loaded.model)
         kept = kept_tokens(loaded.model, loaded.inspection, context)
         chunk = _CHUNK_PROCESSOR if loaded.model.device.type == "cpu" else _CHUNK
         return ReadyRunner(TransformersRunner(loaded.model, kept), chunk, chunk)
-    kernels = step_kernels(loaded.model, Shape.of(loaded.model), LADDER[-1])
+    kernels = step_kernels(loaded.model, Shape.of(loaded.model), LADDER[-1], int8=int8)
     if kernels is not None:
-        runner = _with_kernels(loaded, context, cache_tokens, kernels, progress)
+        runner = _with_kernels(loaded, context, cache_tokens, kernels, progress, int8=int8)
     else:
-        runner = _composed(loaded, context, cache_tokens)
+        runner = _composed(loaded, context, cache_tokens, int8=int8)
     flights = Flights(runner, BatchSampler(Shape.of(loaded.model).vocabulary, loaded.model.device))
     if loaded.model.device.type == "cpu":
         return ReadyRunner(runner, _CHUNK_PROCESSOR, _CHUNK_PROCESSOR, flights)
     return ReadyRunner(runner, CHUNK, _CHUNK_FAST_SHARED, flights)
 
 
-def _composed(loaded: LoadedModel, context: int, cache_tokens: int) -> LlamaRunner:
+def _composed(loaded: LoadedModel, context: int, cache_tokens: int, *, int8: bool) -> LlamaRunner:
     """For the processor, and for cards and dtypes that our kernels are not for."""
     model = loaded.model
     shape = Shape.of(model)
@@ -92,9 +94,9 @@ def _composed(loaded: LoadedModel, context: int, cache_tokens: int) -> LlamaRunn
         cache_tokens = context + kept_tokens(model, loaded.inspection, context)
     weights = take_over(model, context, None)
     tokens = max(context, cache_tokens)
-    sizes = (shape.layers, math.ceil(tokens / BLOCK), shape.kv_heads, shape.head_dim)
+    blocks = math.ceil(tokens / BLOCK)
     with _setting_aside(tokens), model.device:
-        cache = head_major_cache(*sizes, model.dtype)
+        cache = PagedCache.empty(shape, blocks, model.dtype, int8=int8, head_major=True)
     rows: Rows = TorchRows()
     if model.device.type == "cpu":
         rows = ProcessorRows(shape.hidden, shape.eps)
@@ -102,7 +104,13 @@ def _composed(loaded: LoadedModel, context: int, cache_tokens: int) -> LlamaRunn
 
 
 def _with_kernels(
-    loaded: LoadedModel, context: int, cache_tokens: int, kernels: StepKernels, progress: Progress
+    loaded: LoadedModel,
+    context: int,
+    cache_tokens: int,
+    kernels: StepKernels,
+    progress: Progress,
+    *,
+    int8: bool = False,
 ) -> LlamaRunner:
     model, device = loaded.model, loaded.model.device
     torch.backends.cuda.enable_cudnn_sdp(False)  # see warm_up.py
@@ -110,9 +118,8 @@ def _with_kernels(
     progress("Putting the weights in order", 1.0)
     weights = take_over(model, context, product_kernels(model))
     tokens = max(context, cache_tokens)
-    sizes = (shape.layers, 2, math.ceil(tokens / BLOCK), shape.kv_heads, BLOCK, shape.head_dim)
-    with _setting_aside(tokens):
-        cache = torch.empty(sizes, dtype=model.dtype, device=device)
+    with _setting_aside(tokens), device:
+        cache = PagedCache.empty(shape, math.ceil(tokens / BLOCK), model.dtype, int8=int8)
     graphs = DecodeGraphs(device, math.ceil(context / BLOCK))
     llama = LlamaModel(shape, weights, kernels.rows, cache)
     runner = LlamaRunner(llama, Adapters(model), kernels.attention, graphs)

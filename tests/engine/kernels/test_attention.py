@@ -16,6 +16,7 @@ from modules.engine.worker.kernels.attention import (
     attend_reference,
     row_places,
 )
+from modules.engine.worker.kernels.cache_blocks import Blocks, Int8Blocks, dequantize, quantize
 
 card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card")
 
@@ -32,8 +33,8 @@ class Case:
     """Rows whose blocks lie anywhere in a cache that holds no numbers elsewhere."""
 
     q: Tensor
-    keys: Tensor
-    values: Tensor
+    keys: Blocks
+    values: Blocks
     tables: Tensor
     lengths: Tensor
 
@@ -60,8 +61,19 @@ class Case:
         return cls(*(tensor.to(device) for tensor in (q, keys, values, tables, of_rows)))
 
     def rounded(self, dtype: torch.dtype) -> Case:
-        q, keys, values = (tensor.to(dtype) for tensor in (self.q, self.keys, self.values))
-        return Case(q, keys, values, self.tables, self.lengths)
+        keys, values = (
+            cache.to(dtype) if isinstance(cache, Tensor) else cache
+            for cache in (self.keys, self.values)
+        )
+        return Case(self.q.to(dtype), keys, values, self.tables, self.lengths)
+
+    def in_8_bits(self) -> Case:
+        """The same rounded to codes; scales that nobody wrote are no numbers."""
+        caches = (
+            cache if isinstance(cache, Int8Blocks) else Int8Blocks(*quantize(cache))
+            for cache in (self.keys, self.values)
+        )
+        return Case(self.q, *caches, self.tables, self.lengths)
 
     def reference(self) -> Tensor:
         exact = self.rounded(torch.float32)
@@ -110,6 +122,17 @@ def test_the_places_of_a_step_serve_every_layer() -> None:
         assert torch.equal(found, meant)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_cache_in_8_bits_is_attended_to_as_what_its_codes_stand_for(dtype: torch.dtype) -> None:
+    case = Case.of(9, 3, 64, [200, 0, 3, 16]).in_8_bits().rounded(dtype)
+    rest = (case.tables, case.lengths, 0.125)
+    codes = [cache for cache in (case.keys, case.values) if isinstance(cache, Int8Blocks)]
+    keys, values = (dequantize(cache.codes, cache.scales, dtype) for cache in codes)
+    assert torch.equal(
+        attend_reference(case.q, *codes, *rest), attend_reference(case.q, keys, values, *rest)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_near_as_its_rounding(dtype: torch.dtype) -> None:
     case = Case.of(9, 3, 64, [200, 3]).rounded(dtype)
@@ -124,19 +147,21 @@ def test_there_is_no_kernel_for_the_processor() -> None:
     assert not DecodeAttention.fits(32, 8, 128, torch.float16, torch.device("cpu"))
 
 
+Made = dict[tuple[int, int, int, torch.dtype, bool], DecodeAttention]
+
+
 @pytest.fixture(scope="module")
-def attentions() -> dict[tuple[int, int, int, torch.dtype], DecodeAttention]:
+def attentions() -> Made:
     """What was compiled for a shape serves every test of it."""
     return {}
 
 
 def attention_for(
-    made: dict[tuple[int, int, int, torch.dtype], DecodeAttention],
-    heads: int, kv_heads: int, dim: int, dtype: torch.dtype,
-) -> DecodeAttention:  # fmt: skip
-    key = (heads, kv_heads, dim, dtype)
+    made: Made, heads: int, kv_heads: int, dim: int, dtype: torch.dtype, *, int8: bool = False
+) -> DecodeAttention:
+    key = (heads, kv_heads, dim, dtype, int8)
     if key not in made:
-        made[key] = DecodeAttention(*key, torch.device("cuda"), rows=16)
+        made[key] = DecodeAttention(*key[:4], torch.device("cuda"), 16, int8)
     return made[key]
 
 
@@ -145,9 +170,8 @@ def attention_for(
 @pytest.mark.parametrize(("heads", "kv_heads"), GROUPS)
 @pytest.mark.parametrize(("dim", "dtype"), SHAPES)
 def test_the_kernel_agrees_with_plain_torch(
-    heads: int, kv_heads: int, dim: int, dtype: torch.dtype,
-    attentions: dict[tuple[int, int, int, torch.dtype], DecodeAttention],
-) -> None:  # fmt: skip
+    heads: int, kv_heads: int, dim: int, dtype: torch.dtype, attentions: Made
+) -> None:
     attention = attention_for(attentions, heads, kv_heads, dim, dtype)
     assert DecodeAttention.fits(heads, kv_heads, dim, dtype, torch.device("cuda"))
     for lengths in LENGTHS:
@@ -159,9 +183,67 @@ def test_the_kernel_agrees_with_plain_torch(
 
 @card
 @pytest.mark.gpu
-def test_a_long_context_is_shared_and_merged_the_same_every_time(
-    attentions: dict[tuple[int, int, int, torch.dtype], DecodeAttention],
+@pytest.mark.parametrize(("heads", "kv_heads"), GROUPS)
+@pytest.mark.parametrize(("dim", "dtype"), [*SHAPES, (32, torch.float16), (160, torch.bfloat16)])
+def test_the_kernel_for_8_bits_agrees_with_plain_torch(
+    heads: int, kv_heads: int, dim: int, dtype: torch.dtype, attentions: Made
 ) -> None:
+    attention = attention_for(attentions, heads, kv_heads, dim, dtype, int8=True)
+    for lengths in LENGTHS:
+        case = Case.of(heads, kv_heads, dim, lengths, "cuda").in_8_bits().rounded(dtype)
+        found = case.attend(attention)
+        error = (found.float() - case.reference()).abs().max()
+        assert error < _tolerance(dtype), lengths
+
+
+@card
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_values_beside_a_token_that_takes_all_the_attention_keep_their_digits(
+    dtype: torch.dtype, attentions: Made
+) -> None:
+    attention = attention_for(attentions, 8, 2, 128, dtype, int8=True)
+    case = Case.of(8, 2, 128, [3000], "cuda")
+    assert isinstance(case.keys, Tensor) and isinstance(case.values, Tensor)
+    first = case.tables[0, 0]
+    case.q = case.q[:, :1].repeat(1, 8, 1)
+    case.keys[first, :, 0] = case.q[0, 0] * 0.25  # the sink of attention, which has no value
+    case.values *= 1e-2
+    case.values[first, :, 0] *= 1e-6
+    case = case.in_8_bits().rounded(dtype)
+    found, meant = case.attend(attention).float(), case.reference()
+    assert (found - meant).norm() / meant.norm() < _tolerance(dtype)
+
+
+@card
+@pytest.mark.gpu
+def test_zeros_and_large_numbers_in_8_bits_give_numbers(attentions: Made) -> None:
+    attention = attention_for(attentions, 8, 2, 128, torch.bfloat16, int8=True)
+    case = Case.of(8, 2, 128, [40, 40], "cuda")
+    assert isinstance(case.keys, Tensor) and isinstance(case.values, Tensor)
+    case.keys[case.tables[0, :3]] = 0
+    case.values[case.tables[0, :3]] = 0
+    case.q[1] *= 1e6
+    case.keys[case.tables[1, :3]] *= 1e-6
+    case = case.in_8_bits().rounded(torch.bfloat16)
+    found = case.attend(attention)
+    assert not found[0].any()
+    assert bool(found[1].isfinite().all())
+
+
+@card
+@pytest.mark.gpu
+def test_a_cache_of_another_kind_is_refused(attentions: Made) -> None:
+    case = Case.of(4, 4, 128, [3], "cuda").rounded(torch.float16)
+    for int8, wrong in ((True, case), (False, case.in_8_bits())):
+        attention = attention_for(attentions, 4, 4, 128, torch.float16, int8=int8)
+        with pytest.raises(TypeError, match="another kind"):
+            wrong.attend(attention)
+
+
+@card
+@pytest.mark.gpu
+def test_a_long_context_is_shared_and_merged_the_same_every_time(attentions: Made) -> None:
     attention = attention_for(attentions, 8, 2, 128, torch.float16)
     case = Case.of(8, 2, 128, [9000], "cuda").rounded(torch.float16)
     first = case.attend(attention)
@@ -172,9 +254,7 @@ def test_a_long_context_is_shared_and_merged_the_same_every_time(
 
 @card
 @pytest.mark.gpu
-def test_a_row_does_not_depend_on_what_the_others_hold(
-    attentions: dict[tuple[int, int, int, torch.dtype], DecodeAttention],
-) -> None:
+def test_a_row_does_not_depend_on_what_the_others_hold(attentions: Made) -> None:
     attention = attention_for(attentions, 8, 2, 128, torch.float16)
     case = Case.of(8, 2, 128, [500, 1200, 3], "cuda").rounded(torch.float16)
     first = case.attend(attention)
@@ -184,9 +264,7 @@ def test_a_row_does_not_depend_on_what_the_others_hold(
 
 @card
 @pytest.mark.gpu
-def test_a_captured_graph_follows_the_lengths(
-    attentions: dict[tuple[int, int, int, torch.dtype], DecodeAttention],
-) -> None:
+def test_a_captured_graph_follows_the_lengths(attentions: Made) -> None:
     attention = attention_for(attentions, 8, 2, 128, torch.float16)
     case = Case.of(8, 2, 128, [1000, 900], "cuda").rounded(torch.float16)
     case.attend(attention)

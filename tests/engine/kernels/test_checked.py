@@ -91,3 +91,21 @@ def test_a_kernel_that_does_not_compile_is_not_used(
     twin = twin_of(CASE)
     check_told_once(caplog, kernel)
     check_replies(twin)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "kernel"),
+    [
+        (attention.DecodeAttention, "attention"),
+        (rows.RowKernels, "rows"),
+    ],
+)
+def test_a_kernel_beside_the_products_that_is_wrong_is_not_used(
+    kernels: Any, kernel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = {"attention": "__call__", "rows": "swiglu"}[kernel]
+    right = getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *all: right(*all).mul_(1.03))
+    twin = twin_of(CASE)
+    check_told_once(caplog, kernel)
+    check_replies(twin)

@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
+from modules.engine.worker.kernels.cache_blocks import Int8Blocks, dequantize, quantize
 from modules.engine.worker.kernels.rows import HeadShape, Places, RowKernels, Rows, TorchRows
 
 card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card")
@@ -123,6 +124,15 @@ def test_padding_writes_nothing_and_asks_nothing() -> None:
     assert torch.equal(values, others[1])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_in_8_bits_gets_the_codes_of_what_one_in_16_bits_gets(
+    shape: HeadShape, dtype: torch.dtype
+) -> None:
+    shape = rounded(shape, dtype)
+    _assert_same_codes(TorchRows(), shape, dtype, 3, table_of(shape, 50)[2])
+
+
 def test_there_are_no_kernels_for_the_processor() -> None:
     assert not RowKernels.fits(4096, 11008, 128, torch.float16, torch.device("cpu"))
 
@@ -186,6 +196,47 @@ def test_the_kernel_of_the_rotary_embedding_agrees_with_plain_torch(
         _assert_same(found, meant)
         _assert_same(cache[0], meant_cache[0])
         assert torch.equal(cache[1], meant_cache[1])
+
+
+@card
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [*SHAPES, HeadShape(3, 1, 16, paired=True), HeadShape(2, 1, 256)])
+def test_the_kernel_writes_the_codes_of_what_it_writes_in_16_bits(
+    shape: HeadShape, kernels: tuple[Rows, torch.dtype]
+) -> None:
+    ours, dtype = kernels
+    shape = rounded(shape, dtype, "cuda")
+    for rows in (1, 3, 2048):
+        _assert_same_codes(ours, shape, dtype, rows, table_of(shape, 3000)[2].cuda())
+
+
+def _assert_same_codes(
+    ours: Rows, shape: HeadShape, dtype: torch.dtype, rows: int, cos_sin: Tensor
+) -> None:
+    """Rows, of which the second is padding and the third is all zeros, into both kinds of cache."""
+    torch.manual_seed(rows)
+    device, heads = cos_sin.device, shape.kv_heads
+    outputs = (shape.heads + 2 * heads) * shape.head_dim
+    qkv = (torch.randn(rows, outputs, device=device) * 2).to(dtype)
+    slots = torch.randperm(130 * 16, device=device)[:rows].int()
+    positions = torch.randint(0, len(cos_sin), (rows,), device=device).int()
+    if rows > 2:
+        slots[1], positions[1] = -1, -(2**31)
+        qkv[2] = 0
+    places = Places(cos_sin, positions, slots)
+    plain = torch.zeros(2, 130, heads, 16, shape.head_dim, dtype=dtype, device=device)
+    codes = torch.zeros_like(plain, dtype=torch.int8)
+    scales = torch.zeros(2, 130, heads, 16, device=device)
+    q = ours.rope_into_cache(qkv, shape, places, *plain)
+    blocks = (Int8Blocks(codes[0], scales[0]), Int8Blocks(codes[1], scales[1]))
+    assert torch.equal(ours.rope_into_cache(qkv, shape, places, *blocks), q)
+    meant_codes, meant_scales = quantize(plain)
+    assert torch.equal(codes, meant_codes)
+    written = scales != 0
+    assert int(written.sum()) == 2 * heads * (rows - int(rows > 2))
+    assert torch.equal(scales[written], meant_scales[written])
+    off = (dequantize(codes, scales, torch.float32) - plain.float()).abs()
+    assert bool((off <= 0.501 * scales[..., None]).all())
 
 
 def _assert_same(found: Tensor, meant: Tensor) -> None:

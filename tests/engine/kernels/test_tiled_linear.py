@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from modules.engine.worker.kernels.product import ProductKernels
-from modules.engine.worker.kernels.tiled_linear import use_tiles
+from modules.engine.worker.kernels.tiled_linear import dequantize_into, use_tiles
 from modules.engine.worker.runner import TransformersRunner
 from modules.engine.worker.warm_up import warm_up
 from modules.loader.options import LoadOptions
@@ -80,6 +80,22 @@ def test_the_gradient_of_an_input_is_that_of_the_weights() -> None:
     layer(x).sum().backward()
     assert x.grad is not None
     assert off(x.grad, weight.double().sum(0).expand(5, 256)) < 2e-3
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_weights_are_dequantized_into_a_part_of_something_wider(ordered: bool) -> None:
+    layer = quantized(256, 96, 4, 64, True)
+    if ordered:
+        layer.perm = nn.Parameter(torch.randperm(256).int(), requires_grad=False)
+    layer = layer.to(DEVICE)
+    meant = layer.dequantize(torch.bfloat16)
+    use_tiles([layer], ProductKernels(DEVICE, torch.bfloat16))
+    wide = torch.zeros(100, 320, device=DEVICE, dtype=torch.bfloat16)
+    dequantize_into(layer, wide[2:98, :256])
+    assert torch.equal(wide[2:98, :256], meant)
+    assert not wide[:, 256:].any()
+    assert not wide[:2].any()
+    assert not wide[98:].any()
 
 
 def test_layers_that_have_no_tiles_are_left_as_they_are() -> None:

@@ -95,16 +95,20 @@ class Packing:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of model. Without `packing`, the weights are dense."""
+    """A kind of model, and of cache. Without `packing`, the weights are dense."""
 
     config: PreTrainedConfig
     dtype: torch.dtype
     packing: Packing | None = None
+    int8: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Twin:
-    """A model in float32 on the processor, and the runner of the same weights on the card."""
+    """A model in float32 on the processor, and the runner of the same weights on the card.
+
+    `dtype` is the one that rounds as much as the runner does.
+    """
 
     reference: PreTrainedModel
     runner: LlamaRunner
@@ -145,6 +149,14 @@ CASES: dict[str, Case] = {
     "qwen 2, 8 bits": Case(Qwen2Config(**TINY), BF16, Packing(8, group_size=32, zeros=True)),
     "qwen 3, 4 bits": Case(Qwen3Config(**TINY, head_dim=64), BF16, Packing(group_size=64)),
     "qwen 3, 16 bits": Case(Qwen3Config(**TINY, head_dim=64), F16),
+    "llama, 4 bits, cache in 8": Case(llama(), F16, Packing(), int8=True),
+    "llama, zero points, cache in 8": Case(
+        llama(), BF16, Packing(group_size=64, zeros=True), int8=True
+    ),
+    "llama, nine heads, 16 bits, cache in 8": Case(llama(**NINE_HEADS), F16, int8=True),
+    "qwen 3, 4 bits, cache in 8": Case(
+        Qwen3Config(**TINY, head_dim=128), F16, Packing(group_size=64), int8=True
+    ),
 }
 
 
@@ -160,10 +172,12 @@ def twin_of(name: str) -> Twin:
     model = rounded(reference, case.dtype)
     if case.packing is not None:
         pack_layers(model, reference, case.packing)
-    ready = made_ready(model)
+    ready = made_ready(model, int8=case.int8)
     assert isinstance(ready.runner, LlamaRunner)
     assert ready.flights is not None
-    return Twin(reference, ready.runner, ready.flights, case.dtype)
+    # A cache in 8 bits rounds about as much as bfloat16.
+    dtype = torch.bfloat16 if case.int8 else case.dtype
+    return Twin(reference, ready.runner, ready.flights, dtype)
 
 
 def rounded(reference: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -172,13 +186,13 @@ def rounded(reference: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return copy
 
 
-def made_ready(model: PreTrainedModel) -> ReadyRunner:
+def made_ready(model: PreTrainedModel, *, int8: bool = False) -> ReadyRunner:
     """The runner of a model, on the card."""
     about: Any = SimpleNamespace(name="tiny", layers=3, kv_heads=2, head_dim=64)
     nobody: Any = None
     nn.Module.to(model, DEVICE)
     loaded = LoadedModel(model, nobody, about)
-    return make_runner(loaded, CONTEXT, CACHE_TOKENS, lambda stage, fraction: None)
+    return make_runner(loaded, CONTEXT, CACHE_TOKENS, lambda stage, fraction: None, int8=int8)
 
 
 def pack_layers(model: PreTrainedModel, reference: PreTrainedModel, packing: Packing) -> None:

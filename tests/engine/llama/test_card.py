@@ -36,7 +36,8 @@ def blocks_of(twin: Twin, one: Track) -> list[int]:
 
 def cached(twin: Twin, one: Track, block: int) -> Tensor:
     """A block of a track as bits, [layers, 2, kv_heads, 16, head_dim]."""
-    return twin.runner._model.cache[:, :, blocks_of(twin, one)[block]].view(torch.int16).clone()
+    numbers = twin.runner._model.cache.numbers
+    return numbers[:, :, blocks_of(twin, one)[block]].view(torch.int16).clone()
 
 
 # -- logits -------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_a_step_writes_its_own_tokens_and_nothing_else(twin: Twin, rows: int) ->
     for one in tracks:
         beginning(twin.runner, one)
         one.token_ids.append(100 + rows)
-    cache = twin.runner._model.cache.view(torch.int16)
+    cache = twin.runner._model.cache.numbers.view(torch.int16)
     before = cache.clone()
     twin.runner.decode(tracks)
     changed = (cache != before).any(5).any(3).any(1).any(0)  # [blocks, 16]

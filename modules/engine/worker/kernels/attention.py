@@ -6,20 +6,23 @@ lengths[r] tokens of the blocks that tables[r] names:
     out[r, h] = sum over t of softmax_t(scale * q[r, h] . k[t]) * v[t]
 
 Several blocks of threads share the tokens of a row, and the last of them to finish merges what
-they found (split-KV, "Flash-Decoding", pytorch.org/blog/flash-decoding). The reference,
-`attend_reference`, is what the processor runs. benchmarks/attention_kernel.py measures.
+they found (split-KV, "Flash-Decoding", pytorch.org/blog/flash-decoding). A cache in 8 bits is half
+the bytes to read; its codes are multiplied as they are, and scales come in beside the softmax. The
+reference, `attend_reference`, is what the processor runs. benchmarks/attention_kernel.py measures.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.engine.worker.kernels.cache_blocks import Blocks, gathered, tensors_of
 from modules.engine.worker.kernels.launch import Kernel
 
 __all__ = ["DecodeAttention", "attend_places", "attend_reference", "row_places"]
@@ -28,12 +31,15 @@ _SOURCE = Path(__file__).with_name("attention.cu")
 _BLOCK = 16
 _HEADS = 8  # query heads that a block of threads computes at most; HEADS in attention.cu
 _SHARES = 32  # of a row at most, as in attention.cu
-_SLOTS = 132 * 4  # blocks of four warps that are at work at once on an H100
+_PROCESSORS = 132  # of an H100
+_FILLING = 0.7  # of the card that one round of blocks has to fill
 _MOST_GROUPED = 16
 
 
 class DecodeAttention:
     """The kernel for one shape of heads, and its workspace for up to `rows` rows.
+
+    With `int8` it is for a cache in 8 bits, and for no other.
 
     Raises RuntimeError or OSError where the kernel cannot be compiled.
     """
@@ -46,13 +52,16 @@ class DecodeAttention:
         dtype: torch.dtype,
         device: torch.device,
         rows: int,
+        int8: bool = False,
     ) -> None:
-        defines = {"DIM": head_dim, "BFLOAT": int(dtype == torch.bfloat16)}
+        self._int8 = int8
+        defines = {"DIM": head_dim, "BFLOAT": int(dtype == torch.bfloat16), "CACHE8": int(int8)}
         source = _SOURCE.read_text(encoding="utf-8")
-        self._large = 16 if head_dim <= 128 else 8
+        self._most_warps = 16 if head_dim <= 128 else 8  # of a processor, for want of registers
         self._kernels = {
             warps: Kernel(source, "attention", device, defines | {"WARPS": warps})
-            for warps in (4, self._large)
+            for warps in (16, 8, 4)
+            if warps <= self._most_warps
         }
         self._heads, self._kv_heads, self._head_dim = heads, kv_heads, head_dim
         self._rows = rows
@@ -80,8 +89,8 @@ class DecodeAttention:
     def __call__(
         self,
         q: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Blocks,
+        values: Blocks,
         tables: Tensor,
         lengths: Tensor,
         out: Tensor | None = None,
@@ -93,15 +102,19 @@ class DecodeAttention:
         work is shared depends on the number of rows and each row's own length alone, so a row's
         result does not depend on what the others hold. `lengths` and `tables` are read before the
         kernel launched before this one has ended, so it must not write them. Raises ValueError
-        where there are more rows than there is workspace for.
+        where there are more rows than there is workspace for, and TypeError for a cache that it
+        is not for.
         """
         rows = len(q)
         if rows > self._rows:
             raise ValueError(f"{rows} rows, and workspace for {self._rows}.")
+        caches = tensors_of(keys, values)
+        if self._int8 != (len(caches) == 4):
+            raise TypeError("The kernel was compiled for a cache of another kind.")
         out = torch.empty_like(q) if out is None else out
         way = self._divided(rows)
         grid = (self._kv_heads * self._parts, rows, way.shares)
-        tensors = (q, keys, values, tables, lengths, out)
+        tensors = (q, *caches, tables, lengths, out)
         workspace = (self._partial, self._totals, self._arrived)
         sizes = (tables.shape[1], self._heads, self._kv_heads, self._parts, way.least)
         scale = math.log2(math.e) / math.sqrt(self._head_dim)  # the kernel takes powers of two
@@ -114,16 +127,19 @@ class DecodeAttention:
     def _divided(self, rows: int) -> _Division:
         """How the work of so many rows is divided.
 
-        Few rows have large blocks of threads, which read up to 512 tokens (32 cache blocks) without
-        another to merge with: merging takes as long as reading those. Where the rows fill the card
-        by themselves, small ones, and only a long row is divided (one warp in turn reads some 16
-        cache blocks): one long chat beside short ones would otherwise be read by a few of the
-        card's processors.
+        In the largest blocks of threads of which one round fills most of the card: they read
+        a long stretch without another to merge with, and merging costs as much as reading 500
+        tokens. Where few rows would leave the card idle, each is divided; where they fill it,
+        only a long row is, for one long chat beside short ones would otherwise be read by a few
+        of the card's processors.
         """
-        filling = _SLOTS // (rows * self._kv_heads * self._parts)
-        if filling >= 4:
-            return _Division(self._large, min(filling, _SHARES), 2 * self._large)
-        return _Division(4, 4, 4 * 16 // max(1, filling))
+        items = rows * self._kv_heads * self._parts
+        for warps in self._kernels:
+            places = _PROCESSORS * self._most_warps // warps
+            shares = min(places // items, _SHARES)
+            if shares == _SHARES or shares * items >= _FILLING * places:
+                return _Division(warps, *((shares, 24) if shares > 1 else (2, 128)))
+        return _Division(4, 2, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +152,7 @@ class _Division:
 
 
 def attend_reference(
-    q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, scale: float
+    q: Tensor, keys: Blocks, values: Blocks, tables: Tensor, lengths: Tensor, scale: float
 ) -> Tensor:
     """What `DecodeAttention` computes, in plain torch, for any dtype and device."""
     places = row_places(tables, lengths, keys.shape[1])
@@ -158,7 +174,7 @@ def row_places(tables: Tensor, lengths: Tensor, kv_heads: int) -> list[tuple[int
 
 
 def attend_places(
-    q: Tensor, keys: Tensor, values: Tensor, places: list[tuple[int, Tensor]], scale: float
+    q: Tensor, keys: Blocks, values: Blocks, places: list[tuple[int, Tensor]], scale: float
 ) -> Tensor:
     """`attend_reference` for rows whose places are known.
 
@@ -167,15 +183,21 @@ def attend_places(
     """
     heads, dim = q.shape[1:]
     kv_heads = keys.shape[1]
-    flat_keys, flat_values = (cache.view(-1, _BLOCK * dim) for cache in (keys, values))
     found = []
     for row, (length, at) in zip(q, places, strict=True):
         if length == 0:
             found.append(torch.zeros_like(row))
             continue
-        k = flat_keys.index_select(0, at).view(1, kv_heads, -1, dim)[:, :, :length]
-        v = flat_values.index_select(0, at).view(1, kv_heads, -1, dim)[:, :, :length]
+        take = partial(_taken, at, length)
+        k, v = (gathered(cache, take, q.dtype) for cache in (keys, values))
         grouped = row.view(1, kv_heads, -1, dim)
         attended = functional.scaled_dot_product_attention(grouped, k, v, scale=scale)
         found.append(attended.reshape(heads, dim))
     return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
+def _taken(at: Tensor, length: int, cache: Tensor) -> Tensor:
+    """[1, kv_heads, length, n] of a cache [blocks, kv_heads, 16, n]."""
+    kv_heads, width = cache.shape[1], cache.shape[3]
+    flat = cache.view(-1, _BLOCK * width).index_select(0, at)
+    return flat.view(1, kv_heads, -1, width)[:, :, :length]

@@ -451,10 +451,10 @@ product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const 
 }
 
 // W [N, K] in the dtype of x, the inputs in order: for more rows than the product takes. A warp
-// makes a tile; GROUP_TILES and the others as above.
+// makes a tile; `pitch` is the distance between rows, GROUP_TILES and the others as above.
 extern "C" __global__ void __launch_bounds__(256)
 dequantize(const uint4* __restrict__ weight, const u32* __restrict__ scales, const u32* __restrict__ zeros,
-           u16* out, int K, int N, int groups) {
+           u16* out, int K, int N, int groups, int pitch) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;");
@@ -495,7 +495,8 @@ dequantize(const uint4* __restrict__ weight, const u32* __restrict__ scales, con
     }
 #pragma unroll
     for (int which = 0; which < 2; which++) {
-      u16* to = out + ((size_t)tile_n * 16 + g + 8 * which) * K + at * TILE + half * 32 + q * 8;
+      size_t row = (size_t)tile_n * 16 + g + 8 * which;
+      u16* to = out + row * pitch + at * TILE + half * 32 + q * 8;
       *(uint4*)to = make_uint4(result[which][0], result[which][1], result[which][2], result[which][3]);
     }
   }

@@ -226,7 +226,10 @@ class ProductKernels:
         return shape
 
     def dequantize(self, weight: Tiles, out: Tensor | None = None) -> Tensor:
-        """W [out, in] in the dtype of the kernels, written to `out` where it is given."""
+        """W [out, in] in the dtype of the kernels, written to `out` where it is given.
+
+        That may be the first columns of something wider, whose rows are a multiple of 8 apart.
+        """
         if out is None:
             shape = (weight.out_features, weight.in_features)
             out = torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -237,7 +240,8 @@ class ProductKernels:
             unused |= dict.fromkeys(("NT", "WN", "WK", "DEPTH"), 1)
             kernel = self._compiled[key] = self._kernel("dequantize", weight, unused)
         tiles = weight.codes.shape[0] * weight.codes.shape[1]
-        kernel.launch((-(-tiles // 8), 1, 1), 256, *weight.pointers, out, *weight.sizes)
+        sizes = (*weight.sizes, out.stride(0))
+        kernel.launch((-(-tiles // 8), 1, 1), 256, *weight.pointers, out, *sizes)
         return out
 
     def _product(self, weight: Tiles, variant: _Variant) -> Kernel:

@@ -1,7 +1,7 @@
 // What a Llama layer computes row by row between its products. Compiled with BFLOAT (0 or 1), and
 // for `rope_into_cache` with DIM (of a head, a multiple of 16), LANES (a power of two, at least
-// DIM / 16, 32 at most), PAIRED and NORMED (0 or 1); for `swiglu` with PAIRED; for `normalize`
-// with CHUNKS (eights of a row that a thread has) and ADDED (0 or 1).
+// DIM / 16, 32 at most), PAIRED, NORMED and CACHE8 (0 or 1); for `swiglu` with PAIRED; for
+// `normalize` with CHUNKS (eights of a row that a thread has) and ADDED (0 or 1).
 //
 // Numbers are read and written in eights (16 bytes). They are rounded where transformers rounds
 // them: rows.py has each formula in torch.
@@ -125,12 +125,50 @@ __device__ __forceinline__ void normalize_head(float* low, float* high, const u1
   for (int i = 0; i < 8; i++) high[i] = rounded(weights[i] * rounded(high[i] * scale));
 }
 
+#if CACHE8
+#define LEAST_SCALE 8.673617379884035e-19f  // 2^-60: of a token whose numbers are all 0
+
+// Round the 16 numbers that a lane has of a head to int8 codes; returns the head's scale, for which
+// every lane takes part.
+__device__ __forceinline__ float quantize_head(uint2* low_codes, uint2* high_codes,
+                                               const float* low, const float* high) {
+  float values[16], largest = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    values[i] = rounded(i < 8 ? low[i] : high[i - 8]);
+    largest = fmaxf(largest, fabsf(values[i]));
+  }
+#pragma unroll
+  for (int step = LANES / 2; step; step >>= 1)
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, step));
+  float scale = fmaxf(largest * (1.0f / 127), LEAST_SCALE), inverse = 1.0f / scale;
+  u32 words[4] = {};
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    int code = min(max(__float2int_rn(values[i] * inverse), -127), 127);
+    words[i / 4] |= (u32)(code & 0xFF) << i % 4 * 8;
+  }
+  *low_codes = make_uint2(words[0], words[1]);
+  *high_codes = make_uint2(words[2], words[3]);
+  return scale;
+}
+
+typedef signed char number;  // of the cache
+#else
+typedef u16 number;
+#endif
+
 // qkv [rows, (heads + 2 * kv_heads) * DIM] to q [rows, heads, DIM] and the cache; a lane has tile
-// `tile` of a head: dimensions 8 * tile and on, and those that turn with them. Grid (blocks, rows).
+// `tile` of a head: dimensions 8 * tile and on, and those that turn with them. With CACHE8 the
+// cache gets int8 codes and a scale for each token of each key head. Grid (blocks, rows).
 extern "C" __global__ void rope_into_cache(const u16* qkv, const float* cos_sin,
-                                           const int* positions, const int* slots, u16* keys,
-                                           u16* values, const u16* q_norm, const u16* k_norm,
-                                           u16* q, int heads, int kv_heads, float eps) {
+                                           const int* positions, const int* slots, number* keys,
+                                           number* values,
+#if CACHE8
+                                           float* key_scales, float* value_scales,
+#endif
+                                           const u16* q_norm, const u16* k_norm, u16* q, int heads,
+                                           int kv_heads, float eps) {
   wait_for_others();
   int unit = blockIdx.x * blockDim.x + threadIdx.x;
   int row = blockIdx.y, head = unit / LANES, tile = unit % LANES;
@@ -156,8 +194,13 @@ extern "C" __global__ void rope_into_cache(const u16* qkv, const float* cos_sin,
     high[i] = turns ? high[i] : plain_high[i];
   }
 #endif
+#if CACHE8
+  bool turned = there && turns && slot >= 0;  // no lane leaves before the largest number is found
+#else
   if (!there || (slot < 0 && head >= heads)) return;
-  if (turns && slot >= 0) {
+  bool turned = turns && slot >= 0;
+#endif
+  if (turned) {
     float cosines[8], sines[8];
     const float* angles = cos_sin + (size_t)positions[row] * DIM + tile * 8;
     read_floats(cosines, angles);
@@ -169,6 +212,11 @@ extern "C" __global__ void rope_into_cache(const u16* qkv, const float* cos_sin,
       high[i] = x2 * cosines[i] + x1 * sines[i];
     }
   }
+#if CACHE8
+  uint2 low_codes, high_codes;
+  float scale = quantize_head(&low_codes, &high_codes, low, high);
+  if (!there || (slot < 0 && head >= heads)) return;
+#endif
   if (head < heads) {
     u16* to = q + ((size_t)row * heads + head) * DIM + tile * 8;
     write8(to, low);
@@ -177,9 +225,15 @@ extern "C" __global__ void rope_into_cache(const u16* qkv, const float* cos_sin,
   }
   int kv_head = turns ? head - heads : head - heads - kv_heads;
   size_t place = ((size_t)(slot / BLOCK) * kv_heads + kv_head) * BLOCK + slot % BLOCK;
-  u16* to = (turns ? keys : values) + place * DIM;
+  number* to = (turns ? keys : values) + place * DIM;
+#if CACHE8
+  *(uint2*)(to + tile * (turns ? 8 : 16)) = low_codes;
+  *(uint2*)(to + (turns ? DIM / 2 + tile * 8 : tile * 16 + 8)) = high_codes;
+  if (tile == 0) (turns ? key_scales : value_scales)[place] = scale;
+#else
   write8(to + tile * (turns ? 8 : 16), low);
   write8(to + (turns ? DIM / 2 + tile * 8 : tile * 16 + 8), high);
+#endif
 }
 #endif
 

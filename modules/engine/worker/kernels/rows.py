@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.engine.worker.kernels.cache_blocks import Blocks, tensors_of, write
 from modules.engine.worker.kernels.launch import Kernel
 
 __all__ = [
@@ -105,7 +106,7 @@ class Rows(Protocol):
         ...
 
     def rope_into_cache(
-        self, qkv: Tensor, shape: HeadShape, places: Places, keys: Tensor, values: Tensor
+        self, qkv: Tensor, shape: HeadShape, places: Places, keys: Blocks, values: Blocks
     ) -> Tensor:
         """See `rope_into_cache_reference`."""
         ...
@@ -130,14 +131,15 @@ def add_rms_norm_reference(h: Tensor, delta: Tensor, weight: Tensor, eps: float)
 
 
 def rope_into_cache_reference(
-    qkv: Tensor, shape: HeadShape, places: Places, keys: Tensor, values: Tensor
+    qkv: Tensor, shape: HeadShape, places: Places, keys: Blocks, values: Blocks
 ) -> Tensor:
     """Queries [rows, heads, head_dim], turned; keys, turned, and values go into the cache.
 
     With x1 and x2 the halves of a head, x1' = x1 cos - x2 sin and x2' = x2 cos + x1 sin
     (RoFormer, arxiv.org/abs/2104.09864, in the order of Llama's checkpoints), computed in float32
-    and rounded once. `qkv` is [rows, (heads + 2 kv_heads) * head_dim], `keys` and `values`
-    [blocks, kv_heads, 16, head_dim]. Queries are in their natural order, and zeros for padding.
+    and rounded once; what goes into a cache of 8 bits is rounded again to its codes. `qkv` is
+    [rows, (heads + 2 kv_heads) * head_dim], `keys` and `values` [blocks, kv_heads, 16, head_dim],
+    both in 8 bits or neither. Queries are in their natural order, and zeros for padding.
     """
     rows, turning = len(qkv), shape.heads + shape.kv_heads
     split = qkv.view(rows, turning + shape.kv_heads, shape.head_dim)
@@ -157,8 +159,8 @@ def rope_into_cache_reference(
         k, v = k[~places.padding], v[~places.padding]
         q = q.masked_fill(places.padding[:, None, None], 0)
     blocks, offsets = places.written
-    keys[blocks, :, offsets] = k
-    values[blocks, :, offsets] = v
+    write(keys, blocks, offsets, k)
+    write(values, blocks, offsets, v)
     return q.contiguous()
 
 
@@ -220,19 +222,25 @@ class RowKernels:
         return self._normalize(h, delta, weight, eps, added=1)
 
     def rope_into_cache(
-        self, qkv: Tensor, shape: HeadShape, places: Places, keys: Tensor, values: Tensor
+        self, qkv: Tensor, shape: HeadShape, places: Places, keys: Blocks, values: Blocks
     ) -> Tensor:
         """See `rope_into_cache_reference`."""
         rows, dim = len(qkv), shape.head_dim
         lanes = 1 << (dim // (2 * _EIGHT) - 1).bit_length()
         normed = shape.q_norm is not None and shape.k_norm is not None
+        caches = tensors_of(keys, values)
         kernel = self._kernel(
-            "rope_into_cache", DIM=dim, LANES=lanes, PAIRED=int(shape.paired), NORMED=int(normed)
+            "rope_into_cache",
+            DIM=dim,
+            LANES=lanes,
+            PAIRED=int(shape.paired),
+            NORMED=int(normed),
+            CACHE8=int(len(caches) == 4),
         )
         q = torch.empty(rows, shape.heads, dim, dtype=qkv.dtype, device=qkv.device)
         # A kernel wants pointers for the weights in any case.
         norms = (qkv if norm is None else norm for norm in (shape.q_norm, shape.k_norm))
-        tensors = (qkv, places.cos_sin, places.positions, places.slots, keys, values, *norms, q)
+        tensors = (qkv, places.cos_sin, places.positions, places.slots, *caches, *norms, q)
         blocks = -(-(shape.heads + 2 * shape.kv_heads) * lanes // _THREADS)
         sizes = (shape.heads, shape.kv_heads)
         kernel.launch((blocks, rows, 1), _THREADS, *tensors, *sizes, float(shape.eps))

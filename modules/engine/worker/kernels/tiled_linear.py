@@ -16,7 +16,7 @@ from modules.engine.worker.kernels.product import MOST_ROWS, Norm, ProductKernel
 from modules.engine.worker.kernels.tiles import Tiles
 from modules.loader.quantization.linear import QuantizedLinear
 
-__all__ = ["TiledLinear", "become_part", "use_tiles"]
+__all__ = ["TiledLinear", "become_part", "dequantize_into", "use_tiles"]
 
 
 class TiledLinear:
@@ -51,6 +51,11 @@ class TiledLinear:
     def norms(self, rows: int) -> bool:
         """Whether the norm before the product can be, too."""
         return self.kernels.norms(self.tiles, rows)
+
+    def after_norm(self, h: Tensor, norm: Norm | None) -> Tensor:
+        """norm(h) Wᵀ + bias: [rows, out]."""
+        y = h.new_empty(len(h), self.tiles.out_features)
+        return self.kernels.multiply(self.tiles, h, y, bias=self.bias, norm=norm)
 
     def turned(self, h: Tensor, norm: Norm | None, rope: Rope) -> Tensor:
         """Queries [rows, heads, head_dim] of norm(h); keys and values go into the cache."""
@@ -103,6 +108,15 @@ def become_part(layer: QuantizedLinear, fused: TiledLinear, places: Tensor | Non
     layer.scales = nn.Parameter(layer.scales.new_empty(0), requires_grad=False)
     layer.zeros = None
     layer.fused, layer.places = fused, places  # type: ignore[assignment]
+
+
+def dequantize_into(layer: QuantizedLinear, out: Tensor) -> Tensor:
+    """W of a layer, in tiles or not, written to `out` [out_features, in_features]."""
+    if isinstance(layer, _Part) and layer.places is None and layer.perm is None:
+        fused = layer.fused
+        if out.dtype == fused.kernels.dtype:
+            return fused.kernels.dequantize(fused.tiles, out)
+    return out.copy_(layer.dequantize(out.dtype))
 
 
 @torch.inference_mode()

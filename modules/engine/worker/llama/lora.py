@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +13,27 @@ from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.kernels.rows import HeadShape
 from modules.engine.worker.llama.order import gate_up_order, qkv_order
 
-__all__ = ["RowMixes"]
+__all__ = ["Mixes", "RowMixes"]
+
+
+class Mixes(Protocol):
+    """What LoRAs add in one forward. None stands for it where no row has any."""
+
+    def add(self, place: str, x: Tensor, output: Tensor) -> None:
+        """Add to the output [rows, out] of the module at `place`, whose input was x."""
+        ...
+
+    def add_to_qkv(self, name: str, heads: HeadShape, x: Tensor, qkv: Tensor) -> None:
+        """Add to queries, keys and values, one tensor, of the layer `name`."""
+        ...
+
+    def add_to_gate_up(self, name: str, paired: bool, x: Tensor, gate_up: Tensor) -> None:
+        """Add to gate and up, one tensor, of the layer `name`."""
+        ...
 
 
 class RowMixes:
-    """Which rows have which mix. None stands for them where no row has any."""
+    """Which rows have which mix; for adapters of every kind, each by itself."""
 
     def __init__(self, adapters: Adapters, groups: Iterable[tuple[Mix, Tensor | None]]) -> None:
         """`groups` are mixes with the indices of their rows [n], None for all rows."""

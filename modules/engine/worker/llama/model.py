@@ -8,29 +8,33 @@ between which LoRAs add what they change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.engine.worker.kernels.cache_blocks import Blocks
 from modules.engine.worker.kernels.product import Norm, Rope
 from modules.engine.worker.kernels.rows import HeadShape, Places, Rows
 from modules.engine.worker.kernels.tiled_linear import TiledLinear
 from modules.engine.worker.llama.linear import Linear
-from modules.engine.worker.llama.lora import RowMixes
+from modules.engine.worker.llama.lora import Mixes
+from modules.engine.worker.llama.lora_stack import StackedProduct
+from modules.engine.worker.llama.paged_cache import PagedCache
 from modules.engine.worker.llama.shape import Shape
 
 __all__ = ["Attend", "Layer", "LlamaModel", "Weights"]
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[Tensor, Blocks, Blocks], Tensor]
 """From queries [rows, heads, head_dim] and a layer's cache to [rows, heads, head_dim]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """The weights of a layer. `name` is its place in the model, for LoRAs."""
+    """The weights of a layer. `name` is its place in the model, for LoRAs, and `middle` the width
+    of what its gate lets through."""
 
     name: str
     input_norm: Tensor
@@ -40,6 +44,7 @@ class Layer:
     post_norm: Tensor
     gate_up: Linear
     down: Linear
+    middle: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,14 +57,21 @@ class Weights:
     head: Linear
     cos_sin: Tensor
 
+    def stacked_products(self) -> Iterator[StackedProduct]:
+        """The products that LoRAs may add to."""
+        hidden = len(self.norm)
+        for layer in self.layers:
+            yield StackedProduct.qkv(layer.name, layer.heads)
+            yield StackedProduct.single(f"{layer.name}.self_attn.o_proj", hidden)
+            yield StackedProduct.gate_up(layer.name, layer.middle, layer.gate_up.paired)
+            yield StackedProduct.single(f"{layer.name}.mlp.down_proj", hidden)
+        yield StackedProduct.single("lm_head", len(self.embedding))
+
 
 class LlamaModel:
-    """Computes rows of tokens. Keys and values go into `cache` as they are computed.
+    """Computes rows of tokens. Keys and values go into `cache` as they are computed."""
 
-    `cache` is [layers, 2, blocks, kv_heads, 16, head_dim].
-    """
-
-    def __init__(self, shape: Shape, weights: Weights, rows: Rows, cache: Tensor) -> None:
+    def __init__(self, shape: Shape, weights: Weights, rows: Rows, cache: PagedCache) -> None:
         self.shape = shape
         self.weights = weights
         self.cache = cache
@@ -68,7 +80,7 @@ class LlamaModel:
 
     @torch.inference_mode()
     def hidden(
-        self, tokens: Tensor, places: Places, attend: Attend, mixes: RowMixes | None = None
+        self, tokens: Tensor, places: Places, attend: Attend, mixes: Mixes | None = None
     ) -> Tensor:
         """The states after the last norm, [rows, hidden], of token ids [rows]."""
         h = functional.embedding(tokens, self.weights.embedding)
@@ -79,7 +91,7 @@ class LlamaModel:
         return self._composed(h, places, attend, mixes)
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor, mixes: RowMixes | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, mixes: Mixes | None = None) -> Tensor:
         """float32 [rows, vocabulary] of states [rows, hidden]."""
         logits = self.weights.head(hidden)
         if mixes is not None:
@@ -92,16 +104,21 @@ class LlamaModel:
         return self._in_tiles and isinstance(qkv, TiledLinear) and qkv.fuses(rows)
 
     def _fused(self, h: Tensor, places: Places, attend: Attend) -> Tensor:
-        eps, heads = self.shape.eps, self.shape.heads
-        for layer, (keys, values) in zip(self.weights.layers, self.cache, strict=True):
+        eps = self.shape.eps
+        for layer, (keys, values) in zip(self.weights.layers, self.cache.layers, strict=True):
             qkv, o, gate_up, down = layer.qkv, layer.o, layer.gate_up, layer.down
             assert isinstance(qkv, TiledLinear) and isinstance(o, TiledLinear)
             assert isinstance(gate_up, TiledLinear) and isinstance(down, TiledLinear)
-            rope = Rope(places, keys, values, heads)
             if qkv.norms(len(h)):
-                q = qkv.turned(h, Norm(layer.input_norm, eps), rope)
+                x, norm = h, Norm(layer.input_norm, eps)
             else:
-                q = qkv.turned(self._rows.rms_norm(h, layer.input_norm, eps), None, rope)
+                x, norm = self._rows.rms_norm(h, layer.input_norm, eps), None
+            if isinstance(keys, Tensor) and isinstance(values, Tensor):
+                q = qkv.turned(x, norm, Rope(places, keys, values, self.shape.heads))
+            else:
+                # A scale is that of a whole head, of which a block of the product has a part.
+                outputs = qkv.after_norm(x, norm)
+                q = self._rows.rope_into_cache(outputs, layer.heads, places, keys, values)
             attended = attend(q, keys, values).reshape(len(h), -1)
             o.added(attended, h)
             if gate_up.norms(len(h)):
@@ -111,12 +128,10 @@ class LlamaModel:
             down.added(gated, h)
         return self._rows.rms_norm(h, self.weights.norm, eps)
 
-    def _composed(
-        self, h: Tensor, places: Places, attend: Attend, mixes: RowMixes | None
-    ) -> Tensor:
+    def _composed(self, h: Tensor, places: Places, attend: Attend, mixes: Mixes | None) -> Tensor:
         rows, eps = self._rows, self.shape.eps
         delta: Tensor | None = None
-        for layer, (keys, values) in zip(self.weights.layers, self.cache, strict=True):
+        for layer, (keys, values) in zip(self.weights.layers, self.cache.layers, strict=True):
             x = self._normed(h, delta, layer.input_norm)
             qkv = layer.qkv(x)
             if mixes is not None:

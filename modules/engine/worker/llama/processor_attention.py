@@ -7,9 +7,13 @@ one piece of memory for each head, and nothing is copied: for 256 tokens of a 13
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from modules.engine.worker.kernels.cache_blocks import Blocks, gathered
 
 __all__ = ["RunAttention", "head_major_cache"]
 
@@ -41,7 +45,7 @@ class RunAttention:
             for table, length in zip(tables.long(), lengths.tolist(), strict=True)
         ]
 
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, q: Tensor, keys: Blocks, values: Blocks) -> Tensor:
         """q [rows, heads, head_dim] to the same shape; a row of length 0 gives zeros."""
         found = [
             self._attend(row, keys, values, *place)
@@ -50,15 +54,12 @@ class RunAttention:
         return found[0][None] if len(found) == 1 else torch.stack(found)
 
     def _attend(
-        self, q: Tensor, keys: Tensor, values: Tensor, length: int, first: int, blocks: Tensor
+        self, q: Tensor, keys: Blocks, values: Blocks, length: int, first: int, blocks: Tensor
     ) -> Tensor:
         if length == 0:
             return torch.zeros_like(q)
-        adjacent = keys.stride(0) == _BLOCK * keys.shape[-1]
-        if first >= 0 and adjacent:
-            k, v = _piece(keys, first, length), _piece(values, first, length)
-        else:
-            k, v = _gathered(keys, blocks, length), _gathered(values, blocks, length)
+        take = partial(_taken, first, blocks, length)
+        k, v = (gathered(cache, take, q.dtype) for cache in (keys, values))
         # The query heads of a key head are passed as queries of one sequence.
         grouped = q.view(1, keys.shape[1], -1, q.shape[-1])
         attended = functional.scaled_dot_product_attention(grouped, k, v, scale=self._scale)
@@ -73,16 +74,23 @@ def _run(blocks: Tensor) -> tuple[int, Tensor]:
     return numbers[0], blocks
 
 
+def _taken(first: int, blocks: Tensor, length: int, cache: Tensor) -> Tensor:
+    """[1, kv_heads, length, n] of a cache [blocks, kv_heads, 16, n]."""
+    adjacent = cache.stride(0) == _BLOCK * cache.shape[-1]
+    if first >= 0 and adjacent:
+        return _piece(cache, first, length)
+    return _copied(cache, blocks, length)
+
+
 def _piece(cache: Tensor, first: int, length: int) -> Tensor:
-    """[1, kv_heads, length, head_dim], a view."""
+    """A view."""
     _, heads, _, dim = cache.shape
     across, head = cache.stride()[:2]
     start = cache.storage_offset() + first * across
     return cache.as_strided((1, heads, length, dim), (heads * head, head, dim, 1), start)
 
 
-def _gathered(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
-    """The same, copied."""
+def _copied(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
     _, heads, _, dim = cache.shape
     found = cache.transpose(0, 1).index_select(1, blocks)
     return found.view(1, heads, -1, dim)[:, :, :length]

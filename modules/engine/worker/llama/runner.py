@@ -13,12 +13,14 @@ from modules.engine.mix import Mix, require_applied
 from modules.engine.protocol import AdapterInfo
 from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.kernels.attention import DecodeAttention
+from modules.engine.worker.kernels.cache_blocks import Blocks
 from modules.engine.worker.kernels.prefill import attend_chunk
 from modules.engine.worker.kernels.rows import Places
 from modules.engine.worker.llama.batch import Row, RowBatch
 from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
 from modules.engine.worker.llama.graphs import DecodeGraphs
-from modules.engine.worker.llama.lora import RowMixes
+from modules.engine.worker.llama.lora import Mixes, RowMixes
+from modules.engine.worker.llama.lora_stack import LoraStack, StackedMixes
 from modules.engine.worker.llama.model import Attend, LlamaModel
 from modules.engine.worker.llama.processor_attention import RunAttention
 from modules.engine.worker.sequence import Track
@@ -26,6 +28,9 @@ from modules.errors import EngineError
 from modules.loader.fast_runner import LADDER
 
 __all__ = ["LlamaRunner"]
+
+_MixesOf = Callable[[int], Mixes | None]
+"""What LoRAs add in a forward of so many rows; asked anew by each, as a graph computes it anew."""
 
 _MOST_ROWS = LADDER[-1]
 _REPLY = 64
@@ -52,14 +57,15 @@ class LlamaRunner:
         self._adapters = adapters
         self._attention = attention
         self._graphs = graphs
-        self._pool = BlockPool(model.cache.shape[2])
+        self._stack: LoraStack | None = None
+        self._pool = BlockPool(model.cache.blocks)
         self._tables: dict[str, Table] = {}
         self._device = model.cache.device
 
     def capture(self, rungs: Sequence[int]) -> None:
         """Capture the graphs of plain steps with so many rows."""
         if self._graphs is not None:
-            self._graphs.capture(rungs, (), partial(self._step, None))
+            self._graphs.capture(rungs, (), partial(self._step, _no_mixes))
 
     def start(self, track: Track) -> int:
         """Share what is known of the prompt.
@@ -136,7 +142,9 @@ class LlamaRunner:
 
     def load_adapter(self, name: str, folder: Path, probe: list[int]) -> AdapterInfo:
         """Read a LoRA, and lay it over the model."""
-        return self._adapters.load(name, folder, probe)
+        info = self._adapters.load(name, folder, probe)
+        self._restack()
+        return info
 
     def unload_adapter(self, name: str) -> None:
         """Forget a LoRA, and what was computed with it."""
@@ -144,6 +152,18 @@ class LlamaRunner:
         self._pool.forget(name)
         if self._graphs is not None:
             self._graphs.forget(lambda key: not _mentions(key, name))
+        self._restack()
+
+    def _restack(self) -> None:
+        """Put together the LoRAs that are there; what was captured with others is dropped."""
+        old, self._stack = self._stack, None
+        if old is not None and self._graphs is not None:
+            self._graphs.forget(lambda key: key is not old)
+        chosen = LoraStack.chosen(self._adapters.low_rank())
+        if chosen:
+            like = self._model.weights.embedding
+            products = self._model.weights.stacked_products()
+            self._stack = LoraStack(chosen, products, like, _MOST_ROWS)
 
     def _chunk(self, track: Track, ids: list[int], wanted: int) -> Tensor:
         """Compute `ids` after what is computed; the logits [wanted, vocab] of the last ones."""
@@ -155,7 +175,7 @@ class LlamaRunner:
         slots = blocks[(positions // BLOCK).long()].int() * BLOCK + positions % BLOCK
         places = Places(self._model.weights.cos_sin, positions, slots)
         attend: Attend = partial(_attend_chunk, blocks, length)
-        mixes = RowMixes.of(self._adapters, [track.mix] * len(ids), device)
+        mixes = self._uniform(track.mix, len(ids))
         tokens = torch.tensor(ids, device=device)
         hidden = self._model.hidden(tokens, places, attend, mixes)
         self._note([track] * len(ids), hidden)
@@ -181,24 +201,35 @@ class LlamaRunner:
                 for half in halves
             ]
             return torch.cat(found)
-        mixed = any(mixes)
-
-        def make_step() -> Callable[..., Tensor]:
-            added = RowMixes.of(self._adapters, mixes, self._device) if mixed else None
-            return partial(self._step, added)
-
+        key, mixes_of = self._mixed(mixes)
         if self._graphs is None or any(track.hidden is not None for track in tracks):
             batch = RowBatch.of(rows, self._device)
             if tokens is not None:
                 batch.tokens.copy_(tokens)
-            logits: Tensor = make_step()(batch, tracks)
-            return logits
-        return self._graphs.run(rows, tuple(mixes) if mixed else (), make_step, tokens)
+            return self._step(mixes_of(), batch, tracks)
+        return self._graphs.run(rows, key, lambda: partial(self._step, mixes_of()), tokens)
 
-    def _step(
-        self, mixes: RowMixes | None, batch: RowBatch, tracks: Sequence[Track] = ()
-    ) -> Tensor:
+    def _mixed(self, mixes: Sequence[Mix]) -> tuple[Hashable, Callable[[], _MixesOf]]:
+        """What a step adds whose rows have these mixes, and the key of its graph."""
+        if not any(mixes):
+            return (), lambda: _no_mixes
+        stack = self._stack
+        if stack is None or not stack.covers(mixes):
+            made = partial(RowMixes.of, self._adapters, mixes, self._device)
+            return tuple(mixes), lambda: _always(made())
+        stack.write(mixes)
+        weights = stack.weights
+        return stack, lambda: lambda rows: StackedMixes(stack, weights[:rows])
+
+    def _uniform(self, mix: Mix, rows: int) -> Mixes | None:
+        """What is added to so many rows with one mix."""
+        if mix and self._stack is not None and self._stack.covers([mix]):
+            return self._stack.uniform(mix)
+        return RowMixes.of(self._adapters, [mix] * rows, self._device)
+
+    def _step(self, mixes_of: _MixesOf, batch: RowBatch, tracks: Sequence[Track] = ()) -> Tensor:
         places = Places(self._model.weights.cos_sin, batch.positions, batch.slots)
+        mixes = mixes_of(len(batch.tokens))
         hidden = self._model.hidden(batch.tokens, places, self._attend(batch), mixes)
         self._note(tracks, hidden)
         return self._model.logits(hidden, mixes)
@@ -226,7 +257,7 @@ class LlamaRunner:
 
     def _copy(self, copies: list[tuple[int, int]]) -> None:
         for source, target in copies:
-            self._model.cache[:, :, target] = self._model.cache[:, :, source]
+            self._model.cache.copy(source, target)
 
     @staticmethod
     def _note(tracks: Sequence[Track], hidden: Tensor) -> None:
@@ -236,8 +267,16 @@ class LlamaRunner:
                 track.hidden.append(hidden[rows].float())
 
 
-def _attend_chunk(blocks: Tensor, length: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attend_chunk(blocks: Tensor, length: int, q: Tensor, keys: Blocks, values: Blocks) -> Tensor:
     return attend_chunk(q, keys, values, blocks, length)
+
+
+def _no_mixes(rows: int) -> Mixes | None:
+    return None
+
+
+def _always(mixes: Mixes | None) -> _MixesOf:
+    return lambda rows: mixes
 
 
 def _mentions(key: Hashable, name: str) -> bool:

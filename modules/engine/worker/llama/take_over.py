@@ -88,6 +88,7 @@ def _layer(name: str, layer: Any, shape: Shape, kernels: ProductKernels | None) 
         post_norm=layer.post_attention_layernorm.weight.data,
         gate_up=_joined([mlp.gate_proj, mlp.up_proj], order, kernels),
         down=_joined([mlp.down_proj], None, kernels),
+        middle=middle,
     )
 
 
