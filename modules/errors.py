@@ -18,6 +18,7 @@ LanternError
 ├── AdapterError             a LoRA cannot be used
 ├── TemplateError            a chat template does not render
 ├── DatasetError             a dataset cannot be learnt from
+├── TrainingError            a training run cannot begin, or go on
 └── EngineError              a request to the engine failed
     ├── NoModelError         nothing is loaded
     ├── WorkerDiedError      the engine worker ended by itself
@@ -50,6 +51,7 @@ __all__ = [
     "SettingsError",
     "StorageError",
     "TemplateError",
+    "TrainingError",
     "UnsafeModelError",
     "WorkerDiedError",
 ]
@@ -145,6 +147,10 @@ class TemplateError(LanternError):
 
 class DatasetError(LanternError):
     """A dataset cannot be learnt from."""
+
+
+class TrainingError(LanternError):
+    """A training run cannot begin, or go on."""
 
 
 class EngineError(LanternError):

@@ -215,12 +215,12 @@ class TrainingConfig:
     )
     init_lora_weights: str = _choice(
         "default",
-        ("default", "gaussian", "pissa", "loftq"),
+        ("default", "gaussian", "pissa"),
         label="Start",
         group="LoRA",
-        help="How the LoRA begins: pissa from the largest directions of the weights, loftq from "
-        "what quantizing lost.",
-        source="arxiv.org/abs/2404.02948, arxiv.org/abs/2310.08659",
+        help="How the LoRA begins: default changes nothing yet; pissa begins with the largest "
+        "directions of the weights.",
+        source="arxiv.org/abs/2404.02948",
     )
     train_embeddings: bool = _switch(
         False,
@@ -517,12 +517,13 @@ class TrainingConfig:
                 "Make the overlap smaller.",
                 "overlap_len",
             )
-        if self.use_dora and self.init_lora_weights in ("pissa", "loftq"):
-            raise InvalidInputError(
-                f"use_dora and init_lora_weights: {self.init_lora_weights} exclude each other.",
-                "Choose one of them.",
-                "use_dora",
-            )
+        begun = f"init_lora_weights: {self.init_lora_weights}"
+        for other, given in ((begun, self.init_lora_weights == "pissa"),
+                             ("use_rslora", self.use_rslora)):  # fmt: skip
+            if self.use_dora and given:
+                raise InvalidInputError(
+                    f"use_dora and {other} exclude each other.", "Choose one of them.", "use_dora"
+                )
 
     @property
     def targets(self) -> tuple[str, ...]:

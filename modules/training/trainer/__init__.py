@@ -1,0 +1,1 @@
+"""The process that trains: everything of a run that needs torch."""
