@@ -8,15 +8,16 @@ import logging
 import signal
 import socket
 import sys
+import webbrowser
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from modules.address import bind, guest_url
 from modules.errors import LanternError
 from modules.settings import Settings, load_settings
+from modules.ui.web import make_server
 
 if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
-    import uvicorn
     from fastapi import FastAPI
 
     from modules.access import Access
@@ -59,6 +60,7 @@ def build_context(settings: Settings, engine: EngineClient, access: Access) -> A
     from modules.chat.template_choice import TemplateChoices
     from modules.context import AppContext
     from modules.jobs import JobManager
+    from modules.ui.training_plan import open_queue
 
     characters = Characters(settings.paths)
     if settings.character:
@@ -78,6 +80,7 @@ def build_context(settings: Settings, engine: EngineClient, access: Access) -> A
         templates=templates,
         characters=characters,
         profiles=profiles,
+        training=open_queue(settings, engine),
     )
 
 
@@ -91,8 +94,10 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ctx.training.start()
         started(ctx)
         yield
+        await ctx.training.close()
         await ctx.jobs.close()
         await ctx.chats.close()
         await ctx.engine.close()
@@ -104,19 +109,6 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
     app = mount_page(app, ctx)
     app.add_middleware(AccessMiddleware, access=ctx.access)
     return app
-
-
-def make_server(app: FastAPI) -> uvicorn.Server:
-    """A server for `app` that ends within a second of being asked; `run` it."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # The pages' streams do not end by themselves; that they are cut is no error.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            await super().shutdown(sockets)
-
-    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
 def _serve(settings: Settings, listener: socket.socket) -> int:
@@ -149,8 +141,6 @@ def _announce(settings: Settings, port: int, access: Access) -> None:
     if access.token:
         say(f"From other machines:  {guest_url(settings, port, access.token)}")
     if settings.auto_launch:
-        import webbrowser
-
         webbrowser.open(here)
 
 

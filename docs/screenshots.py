@@ -3,7 +3,8 @@
     python docs/screenshots.py
 
 Needs Chromium (apt-get install chromium) and playwright (requirements-dev.txt). Fetches the
-starter if it is not in models/ yet. Chats are kept in a temporary folder.
+starter if it is not in models/ yet. Chats and the LoRA that is trained are kept in a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as user_data:
         command = [sys.executable, "server.py", "--listen-port", str(PORT)]
-        server = subprocess.Popen([*command, "--user-data-dir", user_data], cwd=ROOT)
+        command += ["--user-data-dir", user_data, "--lora-dir", f"{user_data}/loras"]
+        server = subprocess.Popen(command, cwd=ROOT)
         try:
             wait_for_page()
             photograph()
@@ -63,6 +65,7 @@ def photograph() -> None:
         set_knobs(page, temperature="0", repetition_penalty="1", max_new_tokens="160")
         chat(page)
         write(page)
+        train(page)
         for theme in ("light", "dark"):
             if theme == "dark":
                 page.click("[data-act=theme]")
@@ -75,6 +78,9 @@ def photograph() -> None:
             page.click("button[role=tab]:has-text('Model')")
             expect(page.locator("#tab-model")).to_contain_text("Memory", timeout=30_000)
             picture(page, f"model-{theme}")
+            page.click("button[role=tab]:has-text('Training')")
+            show_run(page)
+            picture(page, f"training-{theme}")
         talk_to_a_character(page)
         browser.close()
 
@@ -138,6 +144,21 @@ def write(page: Page) -> None:
     )
     page.click("#notebook-generate")
     expect(page.locator("#notebook-stats")).to_contain_text("prompt", timeout=120_000)
+
+
+def train(page: Page) -> None:
+    """The example that comes with Lantern, to its end: minutes on an idle processor."""
+    page.click("button[role=tab]:has-text('Training')")
+    page.click("button:has-text('Try the example teach-lantern')")
+    page.wait_for_selector(".row-text mark")
+    page.click("#run-go")
+    page.wait_for_selector(".run-head .word.done", timeout=3_600_000)
+
+
+def show_run(page: Page) -> None:
+    """The third step, where it stands after a run."""
+    page.click("[data-step=run]")
+    page.wait_for_selector(".run-charts svg path")
 
 
 def picture(page: Page, name: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the context names these types; the rooms above it build the
     from modules.chat.service import ChatService
     from modules.chat.template_choice import TemplateChoices
     from modules.engine.client import EngineClient
+    from modules.training.queue import TrainingQueue
 
 __all__ = ["AppContext"]
 
@@ -33,3 +34,4 @@ class AppContext:
     templates: TemplateChoices
     characters: Characters
     profiles: ProfileStore
+    training: TrainingQueue

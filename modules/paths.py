@@ -50,6 +50,16 @@ class Paths:
         """The characters that users keep; made with the first of them."""
         return self.user_data / "characters"
 
+    @property
+    def datasets(self) -> Path:
+        """The data sets that users upload; made with the first of them."""
+        return self.user_data / "datasets"
+
+    @property
+    def training(self) -> Path:
+        """The runs of trainings; made with the first of them."""
+        return self.user_data / "training"
+
     def prepare(self) -> None:
         """Make the folders that the program writes to.
 

@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from modules.context import AppContext
 from modules.ui.components import strip
 from modules.ui.routes import STATIC, add_routes
-from modules.ui.tabs import model, parameters, text_generation
+from modules.ui.tabs import model, parameters, text_generation, training
 from modules.ui.theme import lantern_theme
 
 __all__ = ["mount_page"]
@@ -21,6 +21,7 @@ _HEAD = """
 <script src="page/static/params.js"></script>
 <link rel="stylesheet" href="page/static/page.css">
 <link rel="stylesheet" href="page/static/model.css">
+<link rel="stylesheet" href="page/static/training.css">
 <link rel="stylesheet" href="page/static/characters.css">
 <link rel="stylesheet" href="page/static/chats.css">
 <link rel="stylesheet" href="page/static/tokens.css">
@@ -66,12 +67,14 @@ def build_page(ctx: AppContext) -> gr.Blocks:
     blocks: gr.Blocks
     with gr.Blocks(title="Lantern", analytics_enabled=False, fill_width=True) as blocks:
         strip.build()
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Text generation", id="text", elem_id="tab-text"):
                 text = text_generation.build(ctx)
             gr.Tab("Parameters", id="parameters", elem_id="tab-parameters")
             with gr.Tab("Model", id="model", elem_id="tab-model"):
                 model.build()
+            with gr.Tab("Training", id="training", elem_id="tab-training"):
+                training.build()
         # Beside the tabs and not within one, because page.css shows the same widgets as a
         # panel at the side of the text, and gradio builds a tab only when it is opened.
         params = parameters.build()

@@ -36,6 +36,8 @@ from modules.ui.look_routes import add_look_routes
 from modules.ui.model_routes import add_model_routes
 from modules.ui.preset_routes import add_preset_routes
 from modules.ui.reply_routes import add_reply_routes
+from modules.ui.training import brief_json
+from modules.ui.training_routes import add_training_routes
 from modules.ui.writing_routes import add_writing_routes
 
 __all__ = ["STATIC", "add_routes", "build_routes"]
@@ -139,6 +141,7 @@ def build_routes(ctx: AppContext) -> APIRouter:
     _add_chat_routes(router, ctx)
     _add_message_routes(router, ctx)
     add_model_routes(router, ctx)
+    add_training_routes(router, ctx)
     add_preset_routes(router, ctx)
     add_library_routes(router, ctx)
     add_attachment_routes(router, ctx)
@@ -192,6 +195,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
     signals = {
         "engine": ctx.engine.changed,
         "jobs": ctx.jobs.changed,
+        "training": ctx.training.changed,
         "chats": ctx.chats.notices.listed(caller.user),
     }
     feed = None
@@ -212,6 +216,9 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
             update["engine"] = models.engine_json(ctx, admin=caller.admin)
             update["jobs"] = models.jobs_json(ctx)
             update["downloads"] = downloads_json(ctx) if caller.admin else []
+        if "training" in fresh:
+            brief = asyncio.to_thread(brief_json, ctx, admin=caller.admin)
+            update["training"] = await brief
         if "chats" in fresh:
             update["chats"] = [
                 {

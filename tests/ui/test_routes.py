@@ -87,7 +87,7 @@ async def asked(chats: ChatService, owner: str = "owner") -> int:
 
 
 def filled(path: str, chat: int = 1, message: int = 2) -> str:
-    return path.format(chat=chat, message=message, job=1, file=1)
+    return path.format(chat=chat, message=message, job=1, file=1, run="r")
 
 
 def stored(ctx: AppContext) -> list[tuple[Any, ...]]:
@@ -182,7 +182,7 @@ async def test_no_id_is_a_fault(wrong: str, ctx: AppContext) -> None:
     async with client(ctx, "owner") as owner:
         for method, path in routes(ctx):
             if "{" in path:
-                address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong)
+                address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong, run=wrong)
                 answer = await owner.request(method, address, json=BODY)
                 assert (path, 400 <= answer.status_code < 500) == (path, True)
 

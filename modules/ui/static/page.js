@@ -17,6 +17,7 @@ import { drawModelTab } from "./model.js";
 import { post, present } from "./net.js";
 import "./profile.js";
 import { drawStrip } from "./strip.js";
+import { drawTrainingTab } from "./training.js";
 import "./tree.js";
 
 let stream = null;
@@ -37,8 +38,9 @@ function connect() {
 }
 
 function receive(update) {
-  if (update.engine) drawStrip(update.engine, update.jobs ?? []);
+  if (update.engine || update.training) drawStrip(update);
   if (update.engine) drawModelTab(update);
+  if (update.engine || update.training) drawTrainingTab(update);
   if (update.engine) drawLoras({ applied: update.engine.adapters });
   if (update.chats) drawChats(update.chats);
   if (update.gone) openChat(0);

@@ -2,7 +2,7 @@
 
 import { element, get, post } from "./net.js";
 
-let latest = { engine: null, jobs: [] };
+let latest = { engine: null, jobs: [], training: null };
 let menu = null;
 const listeners = [];
 
@@ -12,11 +12,14 @@ export function onEngine(listener) {
   if (latest.engine) listener(latest.engine);
 }
 
-export function drawStrip(engine, jobs) {
-  latest = { engine, jobs };
+/** What changed of the engine with its jobs, or of the trainings. */
+export function drawStrip(update) {
+  if (update.training) latest.training = update.training;
+  if (update.engine) Object.assign(latest, { engine: update.engine, jobs: update.jobs ?? [] });
+  const { engine, jobs } = latest;
   const place = document.getElementById("strip-model");
   const bar = document.getElementById("strip-job");
-  if (!place || !bar) return;
+  if (!place || !bar || !engine) return;
   drawModel(place, engine);
   drawJob(bar, engine, jobs);
   drawNotice(engine, jobs);
@@ -46,7 +49,7 @@ function drawModel(place, engine) {
 function drawJob(bar, engine, jobs) {
   const active = jobs.filter((one) => one.state === "running" || one.state === "queued");
   const job = active.find((one) => one.kind !== "download") ?? active[0];
-  if (!job) return bar.replaceChildren();
+  if (!job) return drawTraining(bar);
   const percent = Math.round(job.fraction * 100);
   const cancel = element("button", { type: "button", className: "quiet", title: "Cancel", ariaLabel: "Cancel" }, "×");
   cancel.onclick = () => post(`jobs/${job.id}/cancel`);
@@ -56,6 +59,18 @@ function drawJob(bar, engine, jobs) {
     element("span", { className: "job-stage" }, `${percent} % ${job.stage}`),
     ...(engine.admin ? [cancel] : []),
   );
+}
+
+/** A run in progress; a press opens its tab. */
+function drawTraining(bar) {
+  const run = latest.training?.running;
+  if (!run) return bar.replaceChildren();
+  const title = run.name ? `Training ${run.name}` : "A training runs";
+  const percent = Math.floor(run.fraction * 100);
+  const open = run.id ? element("button", { type: "button", className: "quiet job-title", title: "Open the Training tab" }, title) : element("span", { className: "job-title" }, title);
+  open.onclick = () => [...document.querySelectorAll("[role=tab]")].find((one) => one.textContent.trim() === "Training")?.click();
+  const stage = element("span", { className: "job-stage" }, [`${percent} %`, run.stage].filter(Boolean).join(" · "));
+  return bar.replaceChildren(open, element("progress", { max: 1, value: run.fraction, ariaLabel: title }), stage);
 }
 
 function drawNotice(engine, all) {
