@@ -7,9 +7,11 @@ written to the same tensors each time, by one copy.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,21 +42,18 @@ class DecodeGraphs:
         self._inputs = _Inputs(device, LADDER[-1], blocks)
         self._graphs: OrderedDict[tuple[int, Hashable], _Graph] = OrderedDict()
         self._pool: object = None
-        self._without: set[int] = set()
+        self._without: set[tuple[int, Hashable]] = set()
         # One for all, as each stream has workspaces of its own that stay.
         self._warming: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def capture(self, rungs: Sequence[int], key: Hashable, step: Step) -> None:
         """Capture ahead, the largest rung first, so that the others share its memory.
 
-        When memory runs out, the rungs that are left stay without a graph, and the log says so.
+        Rungs that cannot be captured, for want of memory mostly, stay without a graph, and the log
+        says so.
         """
         for rung in sorted(rungs, reverse=True):
-            try:
-                self._graph(rung, key, step)
-            except torch.OutOfMemoryError:
-                self._without.add(rung)
-                log.warning("Memory is short: steps of %d rows are computed without a graph.", rung)
+            self._graph(rung, key, step)
 
     def run(
         self,
@@ -70,9 +69,9 @@ class DecodeGraphs:
         """
         rung = next(size for size in LADDER if size >= len(rows))
         self._inputs.write(rows, rung, tokens)
-        if rung in self._without:
-            return make_step()(self._inputs.batch(rung))[: len(rows)]
         graph = self._graphs.get((rung, key)) or self._graph(rung, key, make_step())
+        if graph is None:
+            return make_step()(self._inputs.batch(rung))[: len(rows)]
         self._graphs.move_to_end((rung, key))
         graph.replay()
         return graph.logits[: len(rows)]
@@ -82,15 +81,25 @@ class DecodeGraphs:
         for rung, key in list(self._graphs):
             if not wanted(key):
                 del self._graphs[rung, key]
+        self._without = {(rung, key) for rung, key in self._without if wanted(key)}
 
-    def _graph(self, rung: int, key: Hashable, step: Step) -> _Graph:
+    def _graph(self, rung: int, key: Hashable, step: Step) -> _Graph | None:
+        """What is captured, now if it was not yet; None where it cannot be."""
         found = self._graphs.get((rung, key))
-        if found is None:
+        if found is not None or (rung, key) in self._without:
+            return found
+        try:
             found = _Graph(self._inputs.batch(rung), step, self._pool, self._warming)
-            self._pool = found.graph.pool()
-            self._graphs[rung, key] = found
-            while len(self._graphs) > _KEPT:
-                self._graphs.popitem(last=False)
+        except RuntimeError as error:  # which the errors of memory and of CUDA are, too
+            self._without.add((rung, key))
+            short = isinstance(error, torch.OutOfMemoryError)
+            why = "memory is short" if short else str(error).partition("\n")[0]
+            log.warning("Steps of %d rows are computed without a graph: %s.", rung, why)
+            return None
+        self._pool = found.graph.pool()
+        self._graphs[rung, key] = found
+        while len(self._graphs) > _KEPT:
+            self._graphs.popitem(last=False)
         return found
 
 
@@ -105,9 +114,21 @@ class _Graph:
         with torch.cuda.stream(stream):
             step(batch)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self.graph, pool=pool):  # type: ignore[arg-type]
+        with _uncollected(), torch.cuda.graph(self.graph, pool=pool):  # type: ignore[arg-type]
             self.logits = step(batch)
         self.replay = self.graph.replay
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: what it frees (another graph, say) can end a capture."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Inputs:

@@ -119,6 +119,10 @@ class LoraStack:
             self.weights.copy_(table)
             self._written = wanted
 
+    def first(self, rows: int) -> StackedMixes:
+        """For the first rows of the step that was written, or will be when a graph runs."""
+        return StackedMixes(self, self.weights[:rows])
+
     def uniform(self, mix: Mix) -> StackedMixes:
         """For any number of rows that all have one mix."""
         return StackedMixes(self, self._table([mix]).to(self._like))

@@ -20,7 +20,7 @@ from modules.engine.worker.llama.batch import Row, RowBatch
 from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
 from modules.engine.worker.llama.graphs import DecodeGraphs
 from modules.engine.worker.llama.lora import Mixes, RowMixes
-from modules.engine.worker.llama.lora_stack import LoraStack, StackedMixes
+from modules.engine.worker.llama.lora_stack import LoraStack
 from modules.engine.worker.llama.model import Attend, LlamaModel
 from modules.engine.worker.llama.processor_attention import RunAttention
 from modules.engine.worker.sequence import Track
@@ -163,7 +163,10 @@ class LlamaRunner:
         if chosen:
             like = self._model.weights.embedding
             products = self._model.weights.stacked_products()
-            self._stack = LoraStack(chosen, products, like, _MOST_ROWS)
+            self._stack = stack = LoraStack(chosen, products, like, _MOST_ROWS)
+            if self._graphs is not None:
+                # The step of one chat, so that its next reply does not wait for it.
+                self._graphs.capture([1], stack, partial(self._step, stack.first))
 
     def _chunk(self, track: Track, ids: list[int], wanted: int) -> Tensor:
         """Compute `ids` after what is computed; the logits [wanted, vocab] of the last ones."""
@@ -218,8 +221,7 @@ class LlamaRunner:
             made = partial(RowMixes.of, self._adapters, mixes, self._device)
             return tuple(mixes), lambda: _always(made())
         stack.write(mixes)
-        weights = stack.weights
-        return stack, lambda: lambda rows: StackedMixes(stack, weights[:rows])
+        return stack, lambda: stack.first
 
     def _uniform(self, mix: Mix, rows: int) -> Mixes | None:
         """What is added to so many rows with one mix."""
