@@ -13,6 +13,8 @@ from torch import Tensor
 from modules.engine.worker.kernels import attention, product, rows
 from modules.engine.worker.kernels.product import ProductKernels
 from modules.engine.worker.kernels.tiled_linear import TiledLinear
+from modules.engine.worker.llama import graphs
+from modules.loader.fast_runner import LADDER
 from tests.engine.llama.cards import Twin, text, twin_of
 from tests.engine.llama.tracks import beginning, computed
 
@@ -108,4 +110,19 @@ def test_a_kernel_beside_the_products_that_is_wrong_is_not_used(
     monkeypatch.setattr(kernels, name, lambda *all: right(*all).mul_(1.03))
     twin = twin_of(CASE)
     check_told_once(caplog, kernel)
+    check_replies(twin)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("error 901")])
+def test_a_step_that_cannot_be_captured_is_computed_without_a_graph(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(graphs, "_Graph", refused)
+    twin = twin_of(CASE)
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(told) == len(LADDER)
+    assert all("without a graph" in sentence for sentence in told)
     check_replies(twin)
