@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from modules.engine.worker.model_info import model_info
 from modules.errors import LoadFailedError
+from modules.loader import transformers_loader
 from modules.loader.options import LoadOptions
 from modules.loader.transformers_loader import LoadedModel, load
 
@@ -115,3 +117,16 @@ def test_running_out_of_memory_has_its_own_remedy(
     with pytest.raises(LoadFailedError, match="memory ran out") as caught:
         load(copy, quiet, CPU)
     assert "smaller" in caught.value.remedy
+
+
+def test_an_older_transformers_is_refused_by_its_number(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    with pytest.raises(LoadFailedError, match=r"5\.17\.0.*requirements\.txt"):
+        load(checkpoint, quiet, CPU)
+
+
+def test_the_least_transformers_is_that_of_the_requirements() -> None:
+    wanted = (Path(__file__).parents[2] / "requirements.txt").read_text().splitlines()
+    assert f"transformers>={transformers_loader._LEAST_TRANSFORMERS}" in wanted
