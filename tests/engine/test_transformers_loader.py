@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from modules.engine.worker.model_info import model_info
@@ -122,7 +121,7 @@ def test_running_out_of_memory_has_its_own_remedy(
 def test_an_older_transformers_is_refused_by_its_number(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    monkeypatch.setattr("modules.loader.transformers_loader.transformers.__version__", "5.17.0")
     with pytest.raises(LoadFailedError, match=r"5\.17\.0.*requirements\.txt"):
         load(checkpoint, quiet, CPU)
 
