@@ -1,30 +1,29 @@
-"""Start Lantern: `python server.py`, and open the address that it prints."""
+"""Start Lantern: `python server.py`, and open the address that it prints; or `launch()`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
-import socket
 import sys
-import webbrowser
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from modules.address import bind, guest_url
 from modules.errors import LanternError
-from modules.settings import Settings, load_settings
-from modules.ui.web import make_server
+from modules.settings import Settings, load_settings, settings_of
+from modules.ui.web import Launch, make_server, say
 
 if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
+    import uvicorn
     from fastapi import FastAPI
 
     from modules.access import Access
     from modules.context import AppContext
     from modules.engine.client import EngineClient
+    from modules.ui.background import Running
 
-__all__ = ["build_app", "build_context", "main", "make_server"]
+__all__ = ["build_app", "build_context", "launch", "main", "make_server"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,18 +33,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING)
         logging.getLogger("modules").setLevel(logging.INFO if settings.verbose else logging.WARNING)
         settings.paths.prepare()
-        listener = bind(settings)
+        begun = Launch(settings)
+        say("Starting Lantern…")
+        server = _server(begun)
     except LanternError as error:
         say(str(error))
         return 2
-    say("Starting Lantern…")
-    with listener:
-        return _serve(settings, listener)
+    with contextlib.closing(begun), contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=begun.sockets)
+    return 0
 
 
-def say(text: str) -> None:
-    """One line to the terminal, at once, also where output is buffered."""
-    print(text, flush=True)
+def launch(**settings: Any) -> Running:
+    """Serve from a notebook: `launch(model="starter")` returns when the page answers.
+
+    The settings are those of `Settings`; environment and settings.yaml count as for `main`.
+    Raises LanternError.
+    """
+    from modules.ui.background import Running
+
+    chosen = settings_of(settings)
+    chosen.paths.prepare()
+    begun = Launch(chosen)
+    try:
+        return Running(_server(begun), begun)
+    except BaseException:
+        begun.close()
+        raise
 
 
 def build_context(settings: Settings, engine: EngineClient, access: Access) -> AppContext:
@@ -89,7 +103,10 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
     from fastapi import FastAPI
 
     from modules.access import AccessMiddleware
+    from modules.api.pages import build_pages
     from modules.api.router import build_router
+    from modules.api.service import api_of
+    from modules.ui import models
     from modules.ui.app import mount_page
 
     @contextlib.asynccontextmanager
@@ -102,46 +119,21 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
         await ctx.chats.close()
         await ctx.engine.close()
 
-    app = FastAPI(title="Lantern", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(
-        build_router(ctx.engine, ctx.settings.api_key or ctx.access.token, ctx.templates)
-    )
+    api = api_of(ctx, partial(models.load, ctx))
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app.include_router(build_router(api))
+    app.include_router(build_pages(api))
     app = mount_page(app, ctx)
     app.add_middleware(AccessMiddleware, access=ctx.access)
     return app
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
-    from modules.access import Access
+def _server(begun: Launch) -> uvicorn.Server:
+    """The server of a launch, over a local engine. Raises LanternError."""
     from modules.engine.local import LocalEngine
-    from modules.ui import models
 
-    access = Access.for_host(settings.host)
-    try:
-        ctx = build_context(settings, LocalEngine(), access)
-    except LanternError as error:
-        say(str(error))
-        return 2
-    narrating: set[asyncio.Task[None]] = set()
-
-    def started(ctx: AppContext) -> None:
-        models.begin(ctx)
-        narrating.add(asyncio.get_running_loop().create_task(models.narrate(ctx, say)))
-        _announce(settings, listener.getsockname()[1], access)
-
-    with contextlib.suppress(KeyboardInterrupt):
-        make_server(build_app(ctx, started)).run(sockets=[listener])
-    return 0
-
-
-def _announce(settings: Settings, port: int, access: Access) -> None:
-    """Say where the page is, and open it if that was asked for."""
-    here = f"http://127.0.0.1:{port}"
-    say(f"Page:  {here}")
-    if access.token:
-        say(f"From other machines:  {guest_url(settings, port, access.token)}")
-    if settings.auto_launch:
-        webbrowser.open(here)
+    ctx = build_context(begun.settings, LocalEngine(), begun.access)
+    return make_server(build_app(ctx, begun.started), begun.settings)
 
 
 if __name__ == "__main__":

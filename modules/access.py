@@ -1,9 +1,10 @@
 """Who is calling, and whether they may.
 
-A page on loopback is the owner's and open. Beyond loopback, everything asks for the
-token that is printed once at start; who brings it is a guest, who chats and sees only
-their own chats. A pure ASGI middleware, so that it stands before every route, those of
-gradio included; each handler asks for its `Caller` again.
+A page on loopback is the owner's and open. Beyond loopback, everything asks for the token that
+is printed once at start, or for a login where logins were given; who brings one is a guest, who
+chats and sees only their own chats. With --admin-remote the owner has a token or a login as
+well. A pure ASGI middleware, so that it stands before every route, those of gradio included;
+each handler asks for its `Caller` again.
 """
 
 from __future__ import annotations
@@ -13,26 +14,31 @@ import http.cookies
 import ipaddress
 import json
 import secrets
-import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["OWNER", "Access", "AccessMiddleware", "Caller", "caller_of"]
+from modules import page_sessions
+from modules.accounts import Accounts
+from modules.backoff import BackOff
+from modules.login_page import login_page
+from modules.page_sessions import PageSessions
+
+__all__ = ["OWNER", "Access", "AccessMiddleware", "Caller", "Scope", "caller_of", "is_loopback"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Role = Literal["owner", "guest"]
 
 _TOKEN_COOKIE = "lantern_token"  # noqa: S105 - the name of a cookie
+_SESSION_COOKIE = "lantern_session"
 _GUEST_COOKIE = "lantern_guest"
-_FREE_TRIES = 5
-_MAX_BACK_OFF_S = 60.0
-_MAX_CLIENTS = 10_000
 _READ_METHODS = {"GET", "HEAD", "OPTIONS"}
+_MAX_FORM_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,42 +53,63 @@ OWNER = Caller("owner", admin=True)
 
 
 @dataclass(slots=True)
-class _Tries:
-    failed: int = 0
-    until: float = 0.0
-    wrong: str = ""
-
-
-@dataclass(slots=True)
 class Access:
-    """The rules of one launch. An empty `token` means that only loopback is served."""
+    """The rules of one launch. Without tokens and accounts, only loopback is served.
+
+    Requests that come in at `public_port`, where the tunnel ends, are never the owner's by
+    themselves, whatever their headers say. Below `subpath` the page is seen through a proxy.
+    """
 
     token: str = ""
-    _tries: dict[str, _Tries] = field(default_factory=dict)
+    owner_token: str = ""
+    accounts: Accounts = field(default_factory=Accounts)
+    admin_remote: bool = False
+    multi_user: bool = False
+    subpath: str = ""
+    public_port: int = 0
+    api_token: str = ""
+    _senders: BackOff = field(default_factory=lambda: BackOff(free=5, max_pause_s=60.0))
+    # A sender may invent the addresses that a proxy tells, so the proxy itself is counted too,
+    # with a pause that is short enough for those who share it.
+    _proxies: BackOff = field(default_factory=lambda: BackOff(free=50, max_pause_s=5.0))
 
-    @classmethod
-    def for_host(cls, host: str) -> Access:
-        """Open on loopback; with a fresh token on any other address."""
-        return cls("" if _is_loopback(host) else secrets.token_urlsafe(18))
+    @property
+    def remote(self) -> bool:
+        """Whether others than this machine are served."""
+        return bool(self.token or self.owner_token or self.accounts)
 
-    def token_fits(self, token: str, client: str) -> bool:
-        """Compare in constant time. Wrong tokens make their sender wait, longer each time."""
-        if len(self._tries) > _MAX_CLIENTS:
-            self._tries.clear()
-        tries = self._tries.setdefault(client, _Tries())
-        if time.monotonic() < tries.until:
-            return False
-        if secrets.compare_digest(token.encode(), self.token.encode()):
-            self._tries.pop(client, None)
-            return True
-        if token in ("", tries.wrong):
-            # No guess: a visitor without a token, or an open tab with that of the last start.
-            return False
-        tries.failed, tries.wrong = tries.failed + 1, token
-        if tries.failed >= _FREE_TRIES:
-            pause = min(_MAX_BACK_OFF_S, 2.0 ** (tries.failed - _FREE_TRIES))
-            tries.until = time.monotonic() + pause
-        return False
+    def role_of(self, token: str, client: str, proxy: str = "") -> Role | None:
+        """Whose token this is, compared in constant time. Wrong ones make their sender wait."""
+        if self._waiting(client, proxy):
+            return None
+        given = token.encode("utf-8", "surrogatepass")
+        owner = secrets.compare_digest(given, self.owner_token.encode())
+        guest = secrets.compare_digest(given, self.token.encode())
+        if not token:  # no guess: a visitor who has none yet
+            return None
+        if owner or guest:
+            self._senders.forgive(client)
+            return "owner" if owner else "guest"
+        self._count(token, client, proxy)
+        return None
+
+    def log_in(self, name: str, password: str, client: str, proxy: str = "") -> str:
+        """Begin a session for a login; empty for a wrong one, or while its sender must wait."""
+        if self._waiting(client, proxy):
+            return ""
+        if self.accounts.fits(name, password):
+            self._senders.forgive(client)
+            return self.accounts.begin_session(name)
+        self._count(f"{name}\n{password}", client, proxy)
+        return ""
+
+    def _waiting(self, client: str, proxy: str) -> bool:
+        return self._senders.waiting(client) or self._proxies.waiting(proxy)
+
+    def _count(self, guess: str, client: str, proxy: str) -> None:
+        self._senders.failed(client, guess)
+        if proxy:
+            self._proxies.failed(proxy, guess)
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -91,12 +118,81 @@ def caller_of(scope: Scope) -> Caller:
     return caller if isinstance(caller, Caller) else Caller("", admin=False)
 
 
+@dataclass(slots=True)
+class _Visit:
+    """One request, as the rules look at it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[str, str]
+    access: Access
+
+    @property
+    def address(self) -> str:
+        """The machine that is connected: the sender's, or a proxy's."""
+        return (self.scope.get("client") or ("",))[0]
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether a proxy says that it sends this for another."""
+        return "x-forwarded-for" in self.headers or "forwarded" in self.headers
+
+    @property
+    def public(self) -> bool:
+        """Whether it came through the tunnel."""
+        port = (self.scope.get("server") or ("", 0))[1]
+        return bool(self.access.public_port) and port == self.access.public_port
+
+    @property
+    def sender(self) -> tuple[str, str]:
+        """Who makes a guess, and through which proxy of this machine, if any."""
+        told = self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()[:64]
+        if told and is_loopback(self.address):
+            return told, self.address
+        return self.address, ""
+
+    @property
+    def local(self) -> bool:
+        """Whether it comes from this machine, where the owner sits."""
+        if self.public or (self.access.remote and self.forwarded):
+            return False
+        return is_loopback(self.address) and is_loopback(_host_name(self.headers.get("host", "")))
+
+    @property
+    def same_origin(self) -> bool:
+        """Whether a writing request comes from our page, or from no page at all."""
+        origin = self.headers.get("origin")
+        if origin is None:
+            return True
+        hosts = {self.headers.get("host")}
+        if self.access.subpath:  # a proxy, which may have put its own name into Host
+            hosts.add(self.headers.get("x-forwarded-host"))
+        try:
+            return urllib.parse.urlsplit(origin).netloc in hosts - {None}
+        except ValueError:
+            return False
+
+    def cookie(self, name: str, value: str) -> tuple[bytes, bytes]:
+        """The header that sets a cookie."""
+        proto = self.headers.get("x-forwarded-proto") if self.public else None
+        text = f"{name}={value}; Path={self.access.subpath or ''}/; Max-Age=31536000; HttpOnly"
+        if proto == "https":
+            # A notebook shows the page within its own: the cookie is kept apart for each site
+            # that does so, so that another one's frame has no login.
+            text += "; SameSite=None; Secure; Partitioned"
+        else:
+            text += "; SameSite=Lax" + ("; Secure" if self.scope.get("scheme") == "https" else "")
+        return b"set-cookie", text.encode("latin-1")
+
+
 class AccessMiddleware:
     """Lets a request through with its `Caller`, or answers it with one sentence."""
 
     def __init__(self, app: App, access: Access) -> None:
         self._app = app
         self._access = access
+        self._sessions = PageSessions()
 
     async def __call__(  # noqa: D102 - what every ASGI application is
         self, scope: Scope, receive: Receive, send: Send
@@ -109,84 +205,162 @@ class AccessMiddleware:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in
                    scope["headers"]}  # fmt: skip
-        host = _host_name(headers.get("host", ""))
-        if scope["method"] not in _READ_METHODS and not _same_origin(headers):
-            await _answer(send, 403, "This request came from another site's page.")
+        subpath = self._access.subpath
+        if subpath and scope["path"] == subpath and scope["method"] in _READ_METHODS:
+            await _redirect(send, f"{subpath}/")  # every address of the page is relative
             return
-        if self._is_local(scope, headers, host):
-            scope["lantern.caller"] = OWNER
-            await self._app(scope, receive, send)
-        elif not self._access.token:
+        if subpath and scope["path"].startswith(f"{subpath}/"):
+            scope = {**scope, "path": scope["path"][len(subpath) :]}
+        visit = _Visit(scope, receive, send, headers, self._access)
+        if scope["method"] not in _READ_METHODS and not visit.same_origin:
+            await _answer(send, 403, "This request came from another site's page.")
+        elif visit.local:
+            await self._serve(visit, OWNER)
+        elif not self._access.remote:
             # A foreign name that resolves to loopback is how DNS rebinding looks.
             await _answer(
                 send, 403, "This page is served on this machine alone. Open it by 127.0.0.1, or "
                 "start Lantern with --listen."
             )  # fmt: skip
+        elif scope["path"].startswith("/v1/") or scope["path"] == "/metrics":
+            # The API checks its key itself.
+            await self._serve(visit, Caller("api", admin=False))
         else:
-            await self._serve_guest(scope, receive, send, headers)
+            await self._serve_stranger(visit)
 
-    def _is_local(self, scope: Scope, headers: dict[str, str], host: str) -> bool:
-        client = (scope.get("client") or ("",))[0]
-        forwarded = "x-forwarded-for" in headers or "forwarded" in headers
-        return _is_loopback(client) and _is_loopback(host) and not (
-            self._access.token and forwarded
-        )  # fmt: skip
+    async def _serve(self, visit: _Visit, caller: Caller) -> None:
+        scope = visit.scope
+        scope["lantern.caller"] = caller
+        named = {page_sessions.named_by_address(scope["path"], scope.get("query_string", b""))}
+        if page_sessions.carries_event(scope["method"], scope["path"]):
+            body = await page_sessions.body_of(visit.receive)
+            session = None if body is None else page_sessions.named_by_body(body)
+            if body is None or session is None:
+                await _answer(visit.send, 400, "This is no event of the page.")
+                return
+            named.add(session)
+            visit.receive = _with_body(body, visit.receive)
+        if all(self._sessions.claim(session, caller.user) for session in named - {""}):
+            await self._app(scope, visit.receive, visit.send)
+        else:
+            await _answer(visit.send, 403, "This session belongs to another login.")
 
-    async def _serve_guest(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]
-    ) -> None:
-        client = (scope.get("client") or ("",))[0]
-        cookies = _cookies(headers.get("cookie", ""))
-        if scope["path"].startswith("/v1/"):  # the API checks its key itself
-            scope["lantern.caller"] = Caller("api", admin=False)
-            await self._app(scope, receive, send)
-            return
+    async def _serve_stranger(self, visit: _Visit) -> None:
+        access, scope = self._access, visit.scope
         query = urllib.parse.parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         offered = dict(query).get("token")
-        if offered is not None and self._access.token_fits(offered, client):
+        if offered is not None and access.role_of(offered, *visit.sender):
             rest = urllib.parse.urlencode([(k, v) for k, v in query if k != "token"])
-            # Quoted, and with one slash, so that it can name no other host and no header.
-            here = "/" + urllib.parse.quote(scope["path"].lstrip("/"))
-            await _redirect(send, here + (f"?{rest}" if rest else ""), self._access.token)
-            return
-        if not self._access.token_fits(cookies.get(_TOKEN_COOKIE, ""), client):
-            await _answer(
-                send, 401, "This page needs the token that Lantern printed when it started. Open "
-                "the whole address that was printed, with ?token= at its end."
+            await _redirect(
+                visit.send, _here(scope) + (f"?{rest}" if rest else ""),
+                visit.cookie(_TOKEN_COOKIE, offered),
             )  # fmt: skip
-            return
+        elif access.accounts and scope["path"] == "/login":
+            await self._log_in(visit)
+        elif caller := self._known(visit):
+            await self._serve(visit, caller)
+        elif access.accounts:
+            if "text/html" in visit.headers.get("accept", ""):
+                await self._ask(visit)
+            else:
+                await _answer(visit.send, 401, "Log in first: open the page's address.")
+        else:
+            await _answer(
+                visit.send, 401, "This page needs the token that Lantern printed when it started. "
+                "Open the whole address that was printed, with ?token= at its end."
+            )  # fmt: skip
+
+    def _known(self, visit: _Visit) -> Caller | None:
+        """Whoever brings a session or a token; a guest gets an identity of their own."""
+        access, cookies = self._access, _cookies(visit.headers.get("cookie", ""))
+        name = access.accounts.name_of(cookies.get(_SESSION_COOKIE, ""))
+        if name and access.admin_remote and name == access.accounts.first:
+            return OWNER
+        if name and access.multi_user:
+            return Caller(f"login-{name}", admin=False)
+        role = access.role_of(cookies.get(_TOKEN_COOKIE, ""), *visit.sender)
+        if role == "owner":
+            return OWNER
+        if not name and role is None:
+            return None
         guest = cookies.get(_GUEST_COOKIE, "")
-        fresh = "" if len(guest) >= 20 else secrets.token_urlsafe(18)
-        identity = hashlib.sha256((fresh or guest).encode()).hexdigest()[:24]
-        scope["lantern.caller"] = Caller(f"guest-{identity}", admin=False)
-        await self._app(scope, receive, _with_cookie(send, fresh) if fresh else send)
+        if len(guest) < 20:
+            guest = secrets.token_urlsafe(18)
+            visit.send = _with_header(visit.send, visit.cookie(_GUEST_COOKIE, guest))
+        identity = hashlib.sha256(guest.encode()).hexdigest()[:24]
+        return Caller(f"guest-{identity}", admin=False)
+
+    async def _log_in(self, visit: _Visit) -> None:
+        if visit.scope["method"] != "POST":
+            await self._ask(visit, status=200)
+            return
+        form = dict(urllib.parse.parse_qsl(await _body(visit.receive, _MAX_FORM_BYTES)))
+        name, password = form.get("username", ""), form.get("password", "")
+        session = self._access.log_in(name, password, *visit.sender)
+        if session:
+            await _redirect(visit.send, "./", visit.cookie(_SESSION_COOKIE, session))
+        else:
+            note = "The name or the password is wrong. After five wrong ones, wait a minute."
+            await self._ask(visit, note)
+
+    async def _ask(self, visit: _Visit, note: str = "", status: int = 401) -> None:
+        page = login_page(f"{self._access.subpath}/login", note)
+        await _respond(visit.send, status, page, "text/html; charset=utf-8")
 
 
-def _with_cookie(send: Send, guest: str) -> Send:
+def _here(scope: Scope) -> str:
+    """The address that was asked for, relative to itself: it can name no other host or header."""
+    return "./" + urllib.parse.quote(str(scope["path"]).rpartition("/")[2], safe="")
+
+
+def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], _cookie(_GUEST_COOKIE, guest)]
+            message["headers"] = [*message["headers"], header]
         await send(message)
 
     return sending
 
 
-async def _redirect(send: Send, location: str, token: str) -> None:
-    headers = [(b"location", location.encode("latin-1")), _cookie(_TOKEN_COOKIE, token)]
-    await send({"type": "http.response.start", "status": 303, "headers": headers})
+def _with_body(body: bytes, receive: Receive) -> Receive:
+    """Give a body once more that was read, and then what follows it."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return receiving
+
+
+async def _body(receive: Receive, limit: int) -> str:
+    """What was sent, or nothing where it is longer than `limit` bytes."""
+    body = b""
+    while len(body) <= limit:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return body.decode("utf-8", "replace") if len(body) <= limit else ""
+
+
+async def _redirect(send: Send, location: str, *headers: tuple[bytes, bytes]) -> None:
+    start = [(b"location", location.encode("latin-1")), *headers]
+    await send({"type": "http.response.start", "status": 303, "headers": start})
     await send({"type": "http.response.body", "body": b""})
 
 
 async def _answer(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"message": sentence}).encode()
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    await _respond(send, status, json.dumps({"message": sentence}).encode(), "application/json")
+
+
+async def _respond(send: Send, status: int, body: bytes, kind: str) -> None:
+    headers = [
+        (b"content-type", kind.encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-frame-options", b"SAMEORIGIN"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _cookie(name: str, value: str) -> tuple[bytes, bytes]:
-    text = f"{name}={value}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax"
-    return b"set-cookie", text.encode("latin-1")
 
 
 def _cookies(header: str) -> dict[str, str]:
@@ -197,15 +371,6 @@ def _cookies(header: str) -> dict[str, str]:
     return {name: morsel.value for name, morsel in jar.items()}
 
 
-def _same_origin(headers: dict[str, str]) -> bool:
-    """Whether a writing request comes from our page, or from no page at all."""
-    origin = headers.get("origin")
-    try:
-        return origin is None or urllib.parse.urlsplit(origin).netloc == headers.get("host")
-    except ValueError:
-        return False
-
-
 def _host_name(header: str) -> str:
     try:
         return urllib.parse.urlsplit(f"//{header}").hostname or ""
@@ -213,7 +378,8 @@ def _host_name(header: str) -> str:
         return ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine, by a name that no foreign name resolves to."""
     if host == "localhost":
         return True
     try:

@@ -19,6 +19,7 @@ LanternError
 ├── TemplateError            a chat template does not render
 ├── DatasetError             a dataset cannot be learnt from
 ├── TrainingError            a training run cannot begin, or go on
+├── TunnelError              the share link could not be opened
 └── EngineError              a request to the engine failed
     ├── NoModelError         nothing is loaded
     ├── WorkerDiedError      the engine worker ended by itself
@@ -52,6 +53,7 @@ __all__ = [
     "StorageError",
     "TemplateError",
     "TrainingError",
+    "TunnelError",
     "UnsafeModelError",
     "WorkerDiedError",
 ]
@@ -151,6 +153,10 @@ class DatasetError(LanternError):
 
 class TrainingError(LanternError):
     """A training run cannot begin, or go on."""
+
+
+class TunnelError(LanternError):
+    """The share link could not be opened."""
 
 
 class EngineError(LanternError):

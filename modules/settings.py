@@ -30,6 +30,7 @@ __all__ = [
     "nearest",
     "parse_yaml",
     "read_yaml",
+    "settings_of",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,8 @@ _ENVIRONMENT_PREFIX = "LANTERN_"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 _MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B)?", re.IGNORECASE)
 _MAX_MEMORY = 2**50
+_ADDRESS = r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}"
+_SUBPATH = r"(/[A-Za-z0-9_~@:=+-][A-Za-z0-9._~@:=+-]{0,99}){1,10}/?"
 _MAX_VALUES = 64
 """Values that one flag may have."""
 
@@ -48,7 +51,7 @@ Bytes = int
 
 
 def _option(default: Any, help: str, *, metavar: str | None = None, **about: Any) -> Any:  # noqa: A002
-    """A field; `bounds` (least, most) or `choices` say which values it may have."""
+    """A field; `bounds` (least, most), `choices` or `form` (pattern, example) limit it."""
     return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, **about})
 
 
@@ -135,7 +138,46 @@ class Settings:
         7860, "Port of the page and of the API.", metavar="PORT", bounds=(0, 65535)
     )
     auto_launch: bool = _option(False, "Open the page in the browser when it is up.")
+    share: bool = _option(
+        False, "Open a public link to the page through a tunnel, behind a token or a login."
+    )
+    share_server_address: str = _option(
+        "",
+        "Tunnel server (frp) to use for --share instead of Gradio's.",
+        metavar="HOST:PORT",
+        form=(_ADDRESS, "tunnel.example.com:7000"),
+    )
+    subpath: str = _option(
+        "",
+        "Where a proxy shows the page: /proxy/7860 behind Jupyter. Who comes through it needs the "
+        "token or a login.",
+        metavar="PREFIX",
+        form=(_SUBPATH, "/proxy/7860"),
+    )
+    gradio_auth: str = _option(
+        "",
+        "Logins for others than this machine, instead of the token: user:password,user2:password2.",
+        metavar="LOGINS",
+        secret=True,
+    )
+    gradio_auth_path: str = _option("", "File with such logins, one a line.", metavar="FILE")
+    multi_user: bool = _option(
+        False, "Chats belong to a login wherever it is used, and not to a browser."
+    )
+    admin_remote: bool = _option(
+        False,
+        "Let the owner in from other machines too, with a token of their own or with the first "
+        "login: models, training, settings.",
+    )
+    ssl_keyfile: str = _option("", "Key of the certificate, to serve by https.", metavar="FILE")
+    ssl_certfile: str = _option("", "Certificate, to serve by https.", metavar="FILE")
     api_key: str = _option("", "Key that the HTTP API asks for.", metavar="KEY", secret=True)
+    admin_key: str = _option(
+        "",
+        "Key for loading, unloading and applying over the API; without it, for the owner alone.",
+        metavar="KEY",
+        secret=True,
+    )
     verbose: bool = _option(False, "Log each request with its whole prompt.")
 
     @property
@@ -179,15 +221,24 @@ class Settings:
             raise SettingsError(
                 "--load-in-8bit and --load-in-4bit contradict each other.", "Give one of them."
             )
+        if self.share and self.ssl_certfile:
+            raise SettingsError(
+                "--share and --ssl-certfile contradict each other.",
+                "Leave the certificate out: a share link is https by itself.",
+            )
+        object.__setattr__(self, "subpath", self.subpath.rstrip("/"))
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise SettingsError where `value` is out of the bounds of `field`."""
     choices, bounds = field.metadata.get("choices"), field.metadata.get("bounds")
+    form, example = field.metadata.get("form", (None, ""))
     if choices and value not in choices:
         remedy = f"Use one of {', '.join(str(choice) for choice in choices)}."
     elif bounds and not bounds[0] <= value <= bounds[1]:
         remedy = f"Use a number from {bounds[0]} to {bounds[1]}."
+    elif form and value and not re.fullmatch(form, value):
+        remedy = f"Write it as {example}."
     else:
         return
     raise SettingsError(f"{_flag(field)} cannot be {_shown(value)}.", remedy)
@@ -213,6 +264,29 @@ def load_settings(
     for name, value in flags.items():
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value
+    return Settings(**values)
+
+
+def settings_of(
+    given: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> Settings:
+    """As `load_settings`, for a launch from Python: what was `given` takes the place of flags.
+
+    Raises SettingsError.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    path = ROOT / "settings.yaml"
+    values = _from_yaml(path) if path.is_file() else {}
+    values |= _from_environment(os.environ if environment is None else environment)
+    for name, value in given.items():
+        if name not in fields:
+            raise SettingsError(
+                f"There is no setting {_shown(name)}.",
+                nearest(name, fields) or "See `server.py --help`.",
+            )
+        plain = [str(one) for one in value] if isinstance(value, list | tuple) else value
+        values[name] = _converted(fields[name], str(value) if isinstance(value, Path) else plain,
+                                  name)  # fmt: skip
     return Settings(**values)
 
 

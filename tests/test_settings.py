@@ -60,7 +60,9 @@ def test_every_setting_is_a_flag_a_variable_and_a_key(field: Any, tmp_path: Path
         "Bytes": "20GiB", "tuple[Bytes, ...]": "20", "tuple[str, ...]": "word",
     }  # fmt: skip
     choices = field.metadata.get("choices")
+    form, example = field.metadata.get("form", ("", ""))
     plain = str(choices[-1]) if choices else by_type[field.type]
+    plain = example if form else plain
     flag = ["--" + field.name.replace("_", "-")] + ([] if field.type == "bool" else [plain])
     by_flag = load_settings(flag, {})
     assert by_flag != Settings()

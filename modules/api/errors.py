@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form, and the route class that turns every failure into one."""
+"""Errors in OpenAI's form, and routes that turn every failure into one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from modules.api.meters import Meters
 from modules.errors import (
+    AdapterError,
     InvalidInputError,
     LanternError,
+    LoadFailedError,
+    ModelError,
+    ModelNotFoundError,
     NoModelError,
     PromptTooLongError,
     TemplateError,
     WorkerDiedError,
 )
 
-__all__ = ["ApiError", "OpenAIRoute", "as_api_error", "error_body", "json_response"]
+__all__ = ["ApiError", "as_api_error", "error_body", "json_response", "route_class"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,14 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(str(error), param="messages", code="template_error")
         case InvalidInputError():
             return ApiError(str(error), param=error.field or None, code="invalid_value")
+        case ModelNotFoundError():
+            return ApiError(str(error), 404, code="model_not_found")
+        case LoadFailedError():
+            return ApiError(str(error), 409, code="load_failed")
+        case ModelError():
+            return ApiError(str(error), code="model_unusable")
+        case AdapterError():
+            return ApiError(str(error), code="adapter_unusable")
         case WorkerDiedError():
             return ApiError(str(error), 500, code="worker_died")
         case LanternError():
@@ -82,21 +95,38 @@ def json_response(content: object, status: int = 200, **headers: str) -> Respons
     return Response(json.dumps(content), status, headers or None, "application/json")
 
 
-class OpenAIRoute(APIRoute):
-    """A route whose failures have OpenAI's form; those of other routes stay as they are."""
+def route_class(
+    meters: Meters, body: Callable[[ApiError], dict[str, Any]] = error_body
+) -> type[APIRoute]:
+    """Routes whose failures have the form `body`, and whose answers are counted.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler that FastAPI makes, behind a boundary."""
-        handle = super().get_route_handler()
+    The failures of other routes stay as they are.
+    """
 
-        async def guarded(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ClientDisconnect:
-                return Response(status_code=499)  # nobody is there to read it
-            except Exception as failure:  # noqa: BLE001 - the handler boundary
-                error = as_api_error(failure)
-                headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-                return json_response(error_body(error), error.status, **headers)
+    class ApiRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
 
-        return guarded
+            async def guarded(request: Request) -> Response:
+                response = await _guarded(handle, request, body)
+                meters.count(self.path, response.status_code)
+                return response
+
+            return guarded
+
+    return ApiRoute
+
+
+async def _guarded(
+    handle: Callable[[Request], Coroutine[Any, Any, Response]],
+    request: Request,
+    body: Callable[[ApiError], dict[str, Any]],
+) -> Response:
+    try:
+        return await handle(request)
+    except ClientDisconnect:
+        return Response(status_code=499)  # nobody is there to read it
+    except Exception as failure:  # noqa: BLE001 - the handler boundary
+        error = as_api_error(failure)
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        return json_response(body(error), error.status, **headers)

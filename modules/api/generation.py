@@ -6,14 +6,17 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modules.api.errors import ApiError
 from modules.api.parameters import reply_limit, sampling_params
 from modules.api.requests import Body, ChatBody, CompletionBody
-from modules.api.structure import structure_option
+from modules.api.structure import schema_params, structure_option
+from modules.api.tool_use import ToolUse, tool_use
+from modules.chat.messages import Message
 from modules.chat.prompt import loaded_model, render_chat, usable_context
-from modules.chat.template_choice import TemplateChoices
+from modules.chat.template_choice import ChatTemplate, TemplateChoices
+from modules.chat.tool_prompt import call_schema, render_with_tools
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob
@@ -36,7 +39,8 @@ __all__ = [
 class Job:
     """What one HTTP request asks of the engine: choices one after the other.
 
-    `structure_option` is the option that says what form a reply has, where one does.
+    `structure_option` is the option that says what form a reply has, where one does. `tools` may
+    be called by replies. The prompts have `prompt_tokens` tokens together.
     """
 
     engine: EngineClient
@@ -44,6 +48,8 @@ class Job:
     choices: tuple[GenerateRequest, ...]
     prompts: int
     structure_option: str = ""
+    tools: ToolUse = field(default_factory=ToolUse)
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +86,59 @@ class Total:
             self.cached_tokens += end.usage.cached_tokens
 
 
-async def chat_job(engine: EngineClient, body: ChatBody, templates: TemplateChoices) -> Job:
-    """The prompt of a conversation. Turns are never dropped: it fits, or is refused."""
+async def chat_job(
+    engine: EngineClient,
+    body: ChatBody,
+    templates: TemplateChoices,
+    *,
+    continue_final: bool = False,
+) -> Job:
+    """The prompt of a conversation. Turns are never dropped: it fits, or is refused.
+
+    `continue_final` has the last message, the assistant's, go on.
+    """
     info = loaded_model(engine)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    params = sampling_params(body)
+    params, use = sampling_params(body), tool_use(body)
     template = await asyncio.to_thread(templates.template_of, info)
-    prompt = await render_chat(info, template, [m.as_message() for m in body.messages])
+    messages = [m.as_message() for m in body.messages]
+    if use.offered or any(m.tool_calls or m.role == "tool" for m in messages):
+        if continue_final:
+            raise ApiError("A reply that is begun cannot go on with tools.", param="messages")
+        prompt, params = await _tool_prompt(info, template, messages, use, params)
+    else:
+        prompt = await render_chat(info, template, messages, continue_final=continue_final)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return await _job(
-        engine, info, body, _Prompts([prompt], params, False, logprobs, template.stop)
+    job = await _job(engine, info, body, _Prompts([prompt], params, False, logprobs, template.stop))
+    return (
+        replace(job, tools=use, structure_option="tools") if use.forced else replace(job, tools=use)
     )
+
+
+async def _tool_prompt(
+    info: ModelInfo,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    use: ToolUse,
+    params: SamplingParams,
+) -> tuple[str, SamplingParams]:
+    """The prompt that tells of tools; a call that is forced begins in it, and has its form."""
+    prompt = await asyncio.to_thread(
+        render_with_tools,
+        template.source,
+        messages,
+        use.offered,
+        special_tokens=info.special_tokens,
+    )
+    if not use.forced:
+        return prompt.text, params
+    if params.structure != "none":
+        raise ApiError(
+            "A reply cannot be a call of a tool and keep to another form.", param="tool_choice"
+        )
+    form = schema_params("tools", call_schema(use.forced, prompt.form))
+    return prompt.text + prompt.form.opening, params.replace(**form)
 
 
 async def completion_job(engine: EngineClient, body: CompletionBody) -> Job:
@@ -119,7 +166,7 @@ async def _job(engine: EngineClient, info: ModelInfo, body: Body, prompts: _Prom
         params = prompts.params.replace(max_new_tokens=reply_limit(body, context - tokens))
         choices += _choices(prompts, text, params, body.n or 1)
     option = structure_option(body.model_extra or {})
-    return Job(engine, info.name, tuple(choices), len(prompts.texts), option)
+    return Job(engine, info.name, tuple(choices), len(counts), option, prompt_tokens=sum(counts))
 
 
 def _choices(

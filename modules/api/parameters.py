@@ -8,6 +8,8 @@ is not there is refused, never ignored.
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from modules.api.errors import ApiError
 from modules.api.requests import Body
 from modules.api.structure import STRUCTURE_OPTIONS, structure_params
@@ -18,7 +20,6 @@ __all__ = ["reply_limit", "sampling_params"]
 _WITHOUT_EFFECT = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
@@ -37,15 +38,13 @@ _ONLY_NEUTRAL: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "reasoning_effort": (),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
 """OpenAI's options that are not there, with the values at which that makes no difference."""
 
 
-def sampling_params(body: Body) -> SamplingParams:
+def sampling_params(body: BaseModel) -> SamplingParams:
     """The parameters of a request, but for `max_new_tokens`, which needs the prompt.
 
     Raises ApiError for options unknown or not supported, InvalidInputError for values.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+import json
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from modules.api.errors import ApiError
-from modules.chat.messages import Message, Role
+from modules.chat.messages import Message, Role, ToolCall
 
 __all__ = ["Body", "ChatBody", "CompletionBody", "body_of"]
 
@@ -17,7 +18,7 @@ _BODY_LIMIT = 8 * 1024 * 1024
 _DRAINED = 64 * 1024 * 1024
 _MOST_LOGPROBS = 20
 
-Parsed = TypeVar("Parsed", bound="Body")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class StreamOptions(BaseModel):
@@ -44,12 +45,71 @@ class Body(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class CalledFunction(BaseModel):
+    """What was called; `arguments` is the text of a JSON object."""
+
+    name: ToolName
+    arguments: str = "{}"
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_object(cls, value: str) -> str:
+        try:
+            arguments = json.loads(value or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise PydanticCustomError("arguments", "The arguments of a call must be a JSON object.")
+        return value or "{}"
+
+
+class Call(BaseModel):
+    """A call that the assistant made earlier."""
+
+    id: str = Field("", max_length=200)
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Function(BaseModel):
+    """A function that may be called; `parameters` is a JSON schema."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(BaseModel):
+    """A tool of the only type that there is."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """A function by its name."""
+
+    name: ToolName
+
+
+class NamedTool(BaseModel):
+    """`tool_choice` that names a function."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
 class ChatMessage(BaseModel):
     """One message; what a client kept of an earlier answer (`refusal`, …) is ignored."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: None = None
+    tool_calls: list[Call] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, max_length=200)
     function_call: None = None
 
     @field_validator("content", mode="before")
@@ -59,16 +119,18 @@ class ChatMessage(BaseModel):
             return "".join(_part_text(part) for part in value)
         return "" if value is None else value
 
-    @field_validator("tool_calls", "function_call", mode="before")
+    @field_validator("function_call", mode="before")
     @classmethod
     def _refuse_calls(cls, value: object) -> None:
         if value:
-            raise PydanticCustomError("unsupported", "Tool calls are not supported.")
+            raise PydanticCustomError("unsupported", "Use tool_calls in its place.")
 
     def as_message(self) -> Message:
         """The message as a chat template sees it."""
-        role: Role = "system" if self.role == "developer" else self.role
-        return Message(role, self.content)
+        role: Role | Literal["tool"] = "system" if self.role == "developer" else self.role
+        calls = self.tool_calls if role == "assistant" else None
+        made = (ToolCall(c.id, c.function.name, c.function.arguments) for c in calls or ())
+        return Message(role, self.content, tool_calls=tuple(made), call_id=self.tool_call_id or "")
 
 
 class ChatBody(Body):
@@ -77,6 +139,9 @@ class ChatBody(Body):
     messages: list[ChatMessage] = Field(min_length=1, max_length=20_000)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=_MOST_LOGPROBS)
+    tools: list[FunctionTool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(Body):

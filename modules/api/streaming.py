@@ -17,13 +17,13 @@ from modules.api.formats import Format, usage_body
 from modules.api.generation import Job, Total, finish_reason, pieces
 from modules.engine.protocol import Finished
 
-__all__ = ["EventStream", "chunks", "while_connected"]
+__all__ = ["EventStream", "chunks", "event", "while_connected"]
 
 Result = TypeVar("Result")
 
 
 async def chunks(job: Job, form: Format, include_usage: bool) -> AsyncGenerator[str, None]:
-    """The chunks of a reply as JSON, one for each that the engine sends; then `[DONE]`.
+    """The events of a reply, mostly one for each chunk that the engine sends; then `[DONE]`.
 
     A failure before the first chunk is raised, for it can still have a status of its own;
     a later one becomes the last chunk.
@@ -36,25 +36,26 @@ async def chunks(job: Job, form: Format, include_usage: bool) -> AsyncGenerator[
             async for piece in stream:
                 if piece.index > opened:
                     if (opening := form.opening(piece.index)) is not None:
-                        yield json.dumps(envelope | {"choices": [opening]})
+                        yield event(json.dumps(envelope | {"choices": [opening]}))
                     opened = piece.index
                 if isinstance(piece.item, Finished):
                     total.add(piece.index, piece.item)
-                    choice = form.closing(piece.index, finish_reason(piece.item))
+                    choices = form.closing(piece.index, finish_reason(piece.item))
                 else:
-                    choice = form.delta(piece.index, piece.item.text, piece.item.logprobs)
-                yield json.dumps(envelope | {"choices": [choice]})
+                    choices = form.delta(piece.index, piece.item.text, piece.item.logprobs)
+                for choice in choices:
+                    yield event(json.dumps(envelope | {"choices": [choice]}))
         if include_usage:
-            yield json.dumps(envelope | {"choices": [], "usage": usage_body(total)})
-        yield "[DONE]"
+            yield event(json.dumps(envelope | {"choices": [], "usage": usage_body(total)}))
+        yield event("[DONE]")
     except Exception as failure:  # the handler boundary, once the status is sent
         if opened < 0:
             raise
-        yield json.dumps(error_body(as_api_error(failure)))
+        yield event(json.dumps(error_body(as_api_error(failure))))
 
 
 class EventStream(Response):
-    """Sends `first` and then `rest` as events; closes `rest` when the client is gone."""
+    """Sends the events `first` and `rest`; closes `rest` when the client is gone."""
 
     media_type = "text/event-stream"
 
@@ -77,15 +78,19 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        await send(_event(self._first))
-        async for data in self._rest:
-            await send(_event(data))
+        await send(_part(self._first))
+        async for text in self._rest:
+            await send(_part(text))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _event(data: str) -> dict[str, Any]:
-    body = f"data: {data}\n\n".encode()
-    return {"type": "http.response.body", "body": body, "more_body": True}
+def event(data: str, name: str = "") -> str:
+    """An event as it is sent; `data` is one line."""
+    return (f"event: {name}\n" if name else "") + f"data: {data}\n\n"
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": text.encode(), "more_body": True}
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 from modules.api.errors import ApiError
 from modules.engine.params import knobs
 
-__all__ = ["STRUCTURE_OPTIONS", "structure_option", "structure_params"]
+__all__ = ["STRUCTURE_OPTIONS", "schema_params", "structure_option", "structure_params"]
 
 _GRAMMARS = ("grammar", "grammar_string")
 STRUCTURE_OPTIONS = ("response_format", *_GRAMMARS)
@@ -46,8 +46,7 @@ def _response_format(form: object) -> dict[str, Any]:
         case {"type": "json_object"}:
             return {"structure": "json"}
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            text = _bounded("response_format", json.dumps(schema, ensure_ascii=False))
-            return {"structure": "json_schema", "structure_text": text}
+            return schema_params("response_format", schema)
         case {"type": "json_schema"}:
             raise _refused(
                 "response_format", "A response_format of type json_schema needs json_schema.schema."
@@ -55,6 +54,12 @@ def _response_format(form: object) -> dict[str, Any]:
     raise _refused(
         "response_format", "The type of response_format is text, json_object or json_schema."
     )
+
+
+def schema_params(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling parameters that hold a reply to `schema`, which the option `name` gave."""
+    text = _bounded(name, json.dumps(schema, ensure_ascii=False))
+    return {"structure": "json_schema", "structure_text": text}
 
 
 def _bounded(name: str, text: object) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from modules.chat.messages import Message
 from modules.chat.sandbox import Program, RefusedError
@@ -25,10 +29,13 @@ def render(
     messages: Sequence[Message],
     *,
     special_tokens: Mapping[str, str],
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
     continue_final: bool = False,
 ) -> str:
     """The prompt for `messages`, with the generation prompt unless told otherwise.
+
+    `tools` are the template's variable of that name, in OpenAI's form; it may ignore them.
 
     `continue_final` leaves the last message, whoever's it is, open instead: the prompt
     ends with its content. System text goes into the next user message where the template
@@ -46,7 +53,7 @@ def render(
 
     def fill(variant: Sequence[Message]) -> str:
         generate = add_generation_prompt and not continue_final
-        return _filled(program, variant, special_tokens, generate)
+        return _filled(program, variant, special_tokens, tools, generate)
 
     if not continue_final:
         return _with_system(fill, messages)
@@ -65,12 +72,14 @@ def _filled(
     program: Program,
     messages: Sequence[Message],
     special_tokens: Mapping[str, str],
+    tools: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
 ) -> str:
-    size = sum(len(m.content) for m in messages)
+    size = sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in messages)
+    size += 2 * len(json.dumps(tools))  # what is indented has more characters
     variables = dict(special_tokens) | {
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "tools": None,
+        "messages": [_as_variable(m) for m in messages],
+        "tools": list(tools) or None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
@@ -80,6 +89,30 @@ def _filled(
         work=_WORK_LIMIT + 32 * size,
         seconds=_SECONDS,
     )
+
+
+def _as_variable(message: Message) -> dict[str, Any]:
+    """A message in the form that templates of Hugging Face expect."""
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {
+                "id": _short(call.id),
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        found["tool_call_id"] = _short(message.call_id)
+    return found
+
+
+def _short(call_id: str) -> str:
+    """Mistral's templates refuse an id of another form than nine letters and digits."""
+    if re.fullmatch("[A-Za-z0-9]{9}", call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 # -- system messages ----------------------------------------------------------------------

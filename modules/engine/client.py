@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from modules.engine.mix import Mix, checked_mix, checked_weight, require_applied
 from modules.engine.protocol import (
     AdapterInfo,
+    Embedded,
     Encoded,
     Finished,
     GenerateRequest,
@@ -22,6 +23,7 @@ from modules.engine.protocol import (
     NextTokensFound,
     TokenChunk,
 )
+from modules.engine.tally import Tally
 from modules.errors import LanternError
 from modules.signals import Signal
 
@@ -96,6 +98,11 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def tally(self) -> Tally:
+        """What it has done so far."""
+        ...
+
+    @property
     def changed(self) -> Signal:
         """Raised whenever `state` is replaced."""
         ...
@@ -157,6 +164,17 @@ class EngineClient(Protocol):
 
     async def encode(self, text: str, special_tokens: bool = False) -> Encoded:
         """The tokens of a text. Raises EngineError."""
+        ...
+
+    async def decode(self, ids: list[int]) -> str:
+        """The text of tokens. Raises EngineError, and InvalidInputError for an unknown one."""
+        ...
+
+    async def embed(self, text: str) -> Embedded:
+        """A vector of the meaning of a text, under the LoRAs that are applied.
+
+        Raises PromptTooLongError where it exceeds the context, and EngineError.
+        """
         ...
 
     async def next_tokens(self, command: NextTokens) -> NextTokensFound:

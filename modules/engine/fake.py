@@ -8,6 +8,7 @@ it as a token. Tests of the page, the API and the chats run on it.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 import zlib
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modules.engine.client import EngineState
+from modules.engine.params import SamplingParams
 from modules.engine.protocol import (
     AdapterInfo,
+    Embedded,
     Encoded,
     Finished,
     FinishReason,
@@ -32,8 +35,10 @@ from modules.engine.protocol import (
     Usage,
 )
 from modules.engine.swap import load_or_go_back, remembered
+from modules.engine.tally import Tally
 from modules.errors import (
     AdapterError,
+    InvalidInputError,
     LanternError,
     LoadFailedError,
     NoModelError,
@@ -67,10 +72,12 @@ class FakeEngine:
     adapter_error: LanternError | None = None
     state: EngineState = field(default_factory=EngineState)
     changed: Signal = field(default_factory=Signal)
+    tally: Tally = field(default_factory=Tally)
     requests: list[GenerateRequest] = field(default_factory=list)
     looks: list[NextTokens] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     _cancelled: set[str] = field(default_factory=set)
+    _words: dict[int, str] = field(default_factory=dict)
 
     @property
     def pid(self) -> int | None:
@@ -167,6 +174,8 @@ class FakeEngine:
         room = self.context_length - prompt_tokens
         started = time.perf_counter()
         self.running.add(request.id)
+        self.tally.begin(request.id)
+        failed = True
         try:
             words = _TOKEN.findall(self.reply(request))
             limit = min(request.params.max_new_tokens, room)
@@ -182,7 +191,9 @@ class FakeEngine:
                 whole = sent + word
                 end = min((i for s in request.stops if (i := whole.find(s)) >= 0), default=-1)
                 text = word if end < 0 else whole[len(sent) : end]
-                yield TokenChunk(request.id, text, 1, _logprobs(request, word))
+                chunk = TokenChunk(request.id, text, 1, _logprobs(request, word))
+                self.tally.note(chunk)
+                yield chunk
                 sent += text
                 if end >= 0:
                     reason = "stop"
@@ -192,8 +203,14 @@ class FakeEngine:
                 prompt_tokens, produced, first_token_s=seconds / max(1, produced), decode_s=seconds
             )
             seed = request.params.seed if request.params.seed >= 0 else 4711
-            yield Finished(request.id, reason, usage, seed)
+            finished = Finished(request.id, reason, usage, seed)
+            self.tally.note(finished)
+            yield finished
+        except GeneratorExit:
+            failed = False
+            raise
         finally:
+            self.tally.end(request.id, failed=failed)
             self.running.discard(request.id)
             self._cancelled.discard(request.id)
 
@@ -211,7 +228,29 @@ class FakeEngine:
         """The words of a text; a word has the same id everywhere."""
         self._require_model()
         words = [*(["<|im_start|>"] if special_tokens else []), *_TOKEN.findall(text)]
-        return Encoded("", tuple(zlib.crc32(w.encode()) % 1000 for w in words), tuple(words))
+        ids = tuple(zlib.crc32(w.encode("utf-8", "replace")) % 1000 for w in words)
+        self._words |= dict(zip(ids, words, strict=True))
+        return Encoded("", ids, tuple(words))
+
+    async def decode(self, ids: list[int]) -> str:
+        """The words that had these ids when they were encoded."""
+        self._require_model()
+        for id_ in ids:
+            if id_ not in self._words:
+                raise InvalidInputError(
+                    f"The model has no token {id_}.", "Send ids of its own.", "tokens"
+                )
+        return "".join(self._words[id_] for id_ in ids)
+
+    async def embed(self, text: str) -> Embedded:
+        """How often each of eight kinds of words is in a text."""
+        self._require_model()
+        tokens = self._require_room(GenerateRequest("", text, SamplingParams.neutral()))
+        counts = [0.0] * 8
+        for id_ in (await self.encode(text, special_tokens=True)).ids:
+            counts[id_ % 8] += 1
+        length = math.hypot(*counts)
+        return Embedded("", tuple(count / length for count in counts), tokens)
 
     async def next_tokens(self, command: NextTokens) -> NextTokensFound:
         """The words of the reply, each half as likely as the one before it."""

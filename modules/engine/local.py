@@ -22,6 +22,10 @@ from modules.engine.protocol import (
     Cancel,
     Command,
     CountTokens,
+    Decode,
+    Decoded,
+    Embed,
+    Embedded,
     Encode,
     Encoded,
     Event,
@@ -41,6 +45,7 @@ from modules.engine.protocol import (
     UnloadAdapter,
 )
 from modules.engine.swap import load_or_go_back, remembered
+from modules.engine.tally import Tally
 from modules.engine.worker_process import WorkerProcess
 from modules.errors import (
     AdapterError,
@@ -69,6 +74,7 @@ class LocalEngine:
     def __init__(self) -> None:
         self.state = EngineState()
         self.changed = Signal()
+        self.tally = Tally()
         self._lock = asyncio.Lock()
         self._closed = False
         self._worker: WorkerProcess | None = None
@@ -142,15 +148,19 @@ class LocalEngine:
             raise EngineError("A request with this id is running already.", "Use a new id.")
         events = self._replies[request.id] = asyncio.Queue()
         worker.send(request)
-        over = False
+        self.tally.begin(request.id)
+        over = failed = False
         try:
             while not over:
                 event = await events.get()
                 over = not isinstance(event, TokenChunk)
                 if isinstance(event, LanternError):
+                    failed = True
                     raise event
+                self.tally.note(event)
                 yield event
         finally:
+            self.tally.end(request.id, failed=failed)
             del self._replies[request.id]
             if not over:
                 worker.send(Cancel(request.id))
@@ -172,6 +182,24 @@ class LocalEngine:
         key = uuid.uuid4().hex
         encoded: Encoded = await self._answer(key, Encode(key, text, special_tokens))
         return encoded
+
+    async def decode(self, ids: list[int]) -> str:
+        """The text of tokens, at once. Raises EngineError or InvalidInputError."""
+        key = uuid.uuid4().hex
+        decoded: Decoded = await self._answer(key, Decode(key, tuple(ids)))
+        return decoded.text
+
+    async def embed(self, text: str) -> Embedded:
+        """A vector of a text. Raises PromptTooLongError or EngineError."""
+        worker = self._ready_worker()
+        key = uuid.uuid4().hex
+        weights = tuple((a.info.name, a.weight) for a in self.state.adapters)
+        try:
+            embedded: Embedded = await self._answer(key, Embed(key, text, weights))
+        except asyncio.CancelledError:
+            worker.send(Cancel(key))
+            raise
+        return embedded
 
     async def next_tokens(self, command: NextTokens) -> NextTokensFound:
         """What the first token of a reply may be. Raises EngineError or AdapterError."""
@@ -292,8 +320,8 @@ class LocalEngine:
                 self._fail_one(key, _error_of(event))
             case TokenCounts(id=key, counts=counts):
                 self._settle(key, list(counts))
-            case Encoded(id=key) | NextTokensFound(id=key):
-                self._settle(key, event)
+            case Encoded() | Decoded() | Embedded() | NextTokensFound():
+                self._settle(event.id, event)
             case AdapterLoaded(id=key, info=adapter):
                 self._become(self.state.with_adapter(adapter))
                 self._settle(key, adapter)

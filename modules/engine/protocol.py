@@ -21,6 +21,10 @@ __all__ = [
     "Cancel",
     "Command",
     "CountTokens",
+    "Decode",
+    "Decoded",
+    "Embed",
+    "Embedded",
     "Encode",
     "Encoded",
     "Event",
@@ -141,6 +145,27 @@ class Encode:
 
 
 @dataclass(frozen=True, slots=True)
+class Decode:
+    """Ask for the text of tokens, special ones included."""
+
+    id: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Ask for a vector of the meaning of a text.
+
+    It is the mean of the last layer's states over its tokens, in length 1. `adapters` as in
+    GenerateRequest. Answered by `Embedded`.
+    """
+
+    id: str
+    text: str
+    adapters: tuple[tuple[str, float], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NextTokens:
     """Ask what the first token of the reply to `request` may be, and draw none.
 
@@ -166,6 +191,8 @@ Command = (
     | Cancel
     | CountTokens
     | Encode
+    | Decode
+    | Embed
     | NextTokens
 )
 
@@ -336,6 +363,23 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """The answer to `Decode`."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to `Embed`: `vector` [width], made of `tokens` tokens."""
+
+    id: str
+    vector: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class NextToken:
     """A token with its probability under the model alone, and that with which it is drawn."""
 
@@ -370,5 +414,7 @@ Event = (
     | Failed
     | TokenCounts
     | Encoded
+    | Decoded
+    | Embedded
     | NextTokensFound
 )

@@ -45,6 +45,7 @@ def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
         app,
         build_page(ctx),
         path="/",
+        root_path=ctx.settings.subpath or None,
         theme=lantern_theme(),
         head=parameters.facts() + _HEAD,
         footer_links=[],

@@ -89,7 +89,9 @@ def begin(ctx: AppContext) -> None:
 async def _begin(ctx: AppContext, job: Job) -> None:
     settings = ctx.settings
     entries = [entry for entry in list_models(settings.model_dir) if not entry.problem]
-    if settings.model:
+    if settings.model == "starter":
+        path = await fetch(ctx, job)
+    elif settings.model:
         path = find_model_or_path(settings.model_dir, settings.model)
     elif not entries:
         if settings.no_starter:
@@ -184,7 +186,9 @@ def jobs_json(ctx: AppContext) -> list[dict[str, Any]]:
     """The jobs as the strip shows them: those that run, and the last if there is more to say."""
     jobs = ctx.jobs.jobs()
     shown = [job for job in jobs if job.active]
-    ended = [job for job in jobs if not job.active and job.kind != "download"]
+    # The Model tab tells of downloads, the Training tab of merges, the terminal of the share link.
+    others = ("download", "merge", "share")
+    ended = [job for job in jobs if not job.active and job.kind not in others]
     if not shown and ended and (ended[-1].state == "failed" or ended[-1].notes):
         shown = [ended[-1]]
     return [

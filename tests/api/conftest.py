@@ -17,10 +17,14 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from modules.access import Access, AccessMiddleware
+from modules.api.keys import Keys
 from modules.api.router import build_router
-from modules.chat.template_choice import TemplateChoices
 from modules.engine.fake import FakeEngine
+from modules.engine.local import LocalEngine
 from modules.engine.protocol import LoadModel
+from modules.settings import Settings
+from tests.api.helpers import make_api
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Served:
     """A running API. The engine belongs to the server's loop: see `soon`."""
 
     url: str
-    engine: FakeEngine
+    engine: Any
     loop: asyncio.AbstractEventLoop
     key: str
 
@@ -54,26 +58,35 @@ class Served:
 
 
 Serve = Callable[..., Served]
+FAKE_MODEL = LoadModel("models/fake-model")
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers: `serve(engine, api_key="", load=True)`."""
+def serve(settings: Settings) -> Iterator[Serve]:
+    """Start servers: `serve(engine, command)` loads what the command says, or nothing."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(engine: FakeEngine | None = None, api_key: str = "", load: bool = True) -> Served:
+    def start(
+        engine: FakeEngine | LocalEngine | None = None,
+        command: LoadModel | None = FAKE_MODEL,
+        api_key: str = "",
+        admin_key: str = "",
+    ) -> Served:
         engine = engine or FakeEngine()
         loops: list[asyncio.AbstractEventLoop] = []
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             loops.append(asyncio.get_running_loop())
-            if load:
-                await engine.load(LoadModel("models/fake-model"))
+            if command is not None:
+                await engine.load(command)
             yield
+            await engine.close()
 
         app = FastAPI(lifespan=lifespan)
-        app.include_router(build_router(engine, api_key, TemplateChoices()))
+        keys = Keys(api_key, admin_key)
+        app.include_router(build_router(make_api(engine, settings, keys)))
+        app.add_middleware(AccessMiddleware, access=Access())
         app.add_api_route("/page", lambda: 1 / 0)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(

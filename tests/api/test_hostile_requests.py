@@ -12,11 +12,14 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modules.access import Access, AccessMiddleware
+from modules.api.keys import Keys
 from modules.api.router import build_router
-from modules.chat.template_choice import TemplateChoices
 from modules.engine.fake import FakeEngine
 from modules.engine.params import knobs
 from modules.engine.protocol import LoadModel
+from modules.settings import Settings
+from tests.api.helpers import make_api
 
 JSON = {"content-type": "application/json"}
 CHAT = "/chat/completions"
@@ -103,12 +106,29 @@ LIKELY = st.sampled_from(
 OPTIONS = [
     *("model", "n", "stream", "stream_options", "logprobs", "top_logprobs", "max_tokens", "user"),
     *("echo", "best_of", "tools", "presence_penalty", "response_format", "logit_bias"),
-    *("grammar", "grammar_string"),
+    *("grammar", "grammar_string", "tool_choice", "parallel_tool_calls"),
 ]
 NAMES = st.sampled_from([*knobs(), *OPTIONS]) | st.text(max_size=10)
+FUNCTION = st.fixed_dictionaries(
+    {"name": st.sampled_from(["f", "g", "a b", ""]) | ANYTHING},
+    optional={"description": ANYTHING, "parameters": ANYTHING, "arguments": ANYTHING},
+)
+TOOL = st.fixed_dictionaries({"type": st.just("function"), "function": FUNCTION})
+TOOLED = st.fixed_dictionaries(
+    {"tools": st.lists(TOOL | ANYTHING, max_size=3) | ANYTHING},
+    optional={
+        "tool_choice": st.sampled_from(["auto", "none", "required"]) | TOOL | ANYTHING,
+        "parallel_tool_calls": st.booleans() | ANYTHING,
+    },
+)
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant", "developer", "tool"])},
-    optional={"content": st.text(max_size=50) | ANYTHING, "name": ANYTHING, "tool_calls": ANYTHING},
+    optional={
+        "content": st.text(max_size=50) | ANYTHING,
+        "name": ANYTHING,
+        "tool_calls": st.lists(TOOL, max_size=2) | ANYTHING,
+        "tool_call_id": ANYTHING,
+    },
 )
 TALK = st.builds(
     lambda role, content: {"role": role, "content": content},
@@ -143,8 +163,57 @@ CHAT_BODY = st.builds(
     st.sampled_from([CHAT, "/completions"]),
     SUBJECT | DAMAGED,
     SANE,
-    st.just({}) | WILD,
+    st.just({}) | WILD | TOOLED,
 )
+BLOCK = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "tool_use", "tool_result", "image", "thinking"])},
+    optional={
+        "text": st.text(max_size=9) | ANYTHING,
+        "id": st.text(max_size=9),
+        "name": st.just("f") | ANYTHING,
+        "input": st.dictionaries(st.text(max_size=5), ANYTHING, max_size=2) | ANYTHING,
+        "tool_use_id": st.text(max_size=9),
+        "content": ANYTHING,
+    },
+)
+TURN = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system"]),
+        "content": st.text(max_size=20) | st.lists(BLOCK, max_size=3) | ANYTHING,
+    }
+)
+MESSAGES_BODY = st.fixed_dictionaries(
+    {"messages": st.lists(TURN, max_size=3) | ANYTHING},
+    optional={
+        "max_tokens": st.integers(-1, 50) | ANYTHING,
+        "system": st.text(max_size=9) | st.lists(BLOCK, max_size=2) | ANYTHING,
+        "stop_sequences": st.lists(st.text(max_size=5), max_size=3) | ANYTHING,
+        "stream": st.booleans(),
+        "tools": st.lists(
+            st.fixed_dictionaries({"name": st.just("f"), "input_schema": st.just({}) | ANYTHING}),
+            max_size=2,
+        )
+        | ANYTHING,
+        "tool_choice": st.fixed_dictionaries(
+            {"type": st.sampled_from(["auto", "any", "tool", "none"])},
+            optional={"name": st.just("f") | ANYTHING},
+        )
+        | ANYTHING,
+        "thinking": ANYTHING,
+    },
+)
+FIELDS = st.sampled_from(
+    ["text", "tokens", "prompt", "use_samplers", "top_logits", "model_name", "args", "lora_names",
+     "input", "encoding_format", "dimensions", "add_special_tokens"]
+)  # fmt: skip
+OTHER_BODY = st.dictionaries(
+    FIELDS | NAMES, st.text(max_size=20) | st.lists(st.integers(), max_size=3) | LIKELY | ANYTHING,
+    max_size=3,
+)  # fmt: skip
+OTHER = ["/internal/encode", "/internal/decode", "/internal/token-count", "/internal/logits",
+         "/internal/model/load", "/internal/lora/load", "/internal/lora/unload", "/embeddings",
+         "/messages/count_tokens"]  # fmt: skip
+"""Unloading is left out: without a model, nothing else would be reached."""
 
 
 def trimmed(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -160,15 +229,17 @@ def in_process() -> Any:
         await engine.load(LoadModel("models/fake-model"))
 
     app = FastAPI()
-    app.include_router(build_router(engine, None, TemplateChoices()))
-    with TestClient(app) as client:
+    app.include_router(build_router(make_api(engine, Settings(), Keys())))
+    app.add_middleware(AccessMiddleware, access=Access())
+    here = {"base_url": "http://127.0.0.1", "client": ("127.0.0.1", 5000)}
+    with TestClient(app, **here) as client:
         client.portal.call(load)
         yield client
 
 
 def send(client: Any, path: str, body: object) -> int:
     response = client.post(f"/v1{path}", content=json.dumps(body).encode(), headers=JSON)
-    assert response.status_code in (200, 400), response.text
+    assert response.status_code in (200, 400, 404), response.text
     return int(response.status_code)
 
 
@@ -182,6 +253,18 @@ FUZZ = settings(
 def test_no_request_is_a_server_error(in_process: Any, case: tuple[str, dict[str, Any]]) -> None:
     path, body = case
     send(in_process, path, trimmed(path, body))
+
+
+@FUZZ
+@given(path=st.sampled_from(["/messages", "/messages/count_tokens"]), body=MESSAGES_BODY)
+def test_no_message_is_a_server_error(in_process: Any, path: str, body: dict[str, Any]) -> None:
+    send(in_process, path, body)
+
+
+@FUZZ
+@given(path=st.sampled_from(OTHER), body=OTHER_BODY | ANYTHING)
+def test_no_other_route_has_a_server_error(in_process: Any, path: str, body: object) -> None:
+    send(in_process, path, body)
 
 
 @FUZZ

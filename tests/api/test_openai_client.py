@@ -51,7 +51,7 @@ def test_another_model_is_not_found(api: Any) -> None:
 
 
 def test_without_a_model_the_list_is_empty(serve: Any) -> None:
-    assert list(serve(load=False).client.models.list()) == []
+    assert list(serve(command=None).client.models.list()) == []
 
 
 # -- chat --------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two limits": ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
     "too many choices": ({"n": 9}, "n"),
     "penalty": ({"presence_penalty": 2.5}, "presence_penalty"),
-    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    "tool of another type": ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type"),
     "response format": ({"response_format": {"type": "xml"}}, "response_format"),
     "format without a schema": ({"response_format": {"type": "json_schema"}}, "response_format"),
     "schema too long": (
@@ -308,12 +308,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "logit bias": ({"logit_bias": {"50256": -101}}, "logit_bias"),
     "logit bias of a word": ({"logit_bias": {"cat": 1}}, "logit_bias"),
     "unknown option": ({"extra_body": {"mirostat": 2}}, "mirostat"),
-    "unknown role": ({"messages": [{"role": "tool", "content": ""}]}, "messages[0].role"),
+    "unknown role": ({"messages": [{"role": "god", "content": ""}]}, "messages[0].role"),
     "no messages": ({"messages": []}, "messages"),
     "number as content": ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-    "tool calls": (
-        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-        "messages[0].tool_calls",
+    "function call": (
+        {"messages": [{"role": "assistant", "function_call": {"name": "f"}}]},
+        "messages[0].function_call",
     ),
     "image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -359,7 +359,7 @@ def test_a_prompt_beyond_the_context_is_refused(api: Any, stream: bool) -> None:
 
 def test_without_a_model_the_service_is_unavailable(serve: Any) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
-        ask(serve(load=False))
+        ask(serve(command=None))
     assert (caught.value.status_code, caught.value.code) == (503, "model_not_loaded")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import shutil
 import socket
 import threading
@@ -14,11 +16,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from modules.access import Access
 from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 from modules.settings import ROOT, Settings
+from modules.ui.web import make_access
 from server import build_app, build_context, make_server
 
 expect.set_options(timeout=20_000)
@@ -74,7 +76,21 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """Lantern with a fake model loaded."""
+    with serving(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Served]]:
+    """`served`, with the settings that a test gives."""
+    return functools.partial(serving, tmp_path)
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, **changed: Any) -> Iterator[Served]:
+    """Lantern with a fake model loaded, and some settings of its own."""
     settings = Settings(
+        **changed,
         user_data_dir=tmp_path / "user_data",
         model_dir=tmp_path / "models",
         lora_dir=tmp_path / "loras",
@@ -82,7 +98,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     )
     settings.paths.prepare()
     engine = FakeEngine(delay=0.01)
-    ctx = build_context(settings, engine, Access())
+    ctx = build_context(settings, engine, make_access(settings))
     up = threading.Event()
     found: dict[str, asyncio.AbstractEventLoop] = {}
     tasks: list[asyncio.Task[Any]] = []

@@ -22,6 +22,9 @@ from modules.engine.protocol import (
     Cancel,
     Command,
     CountTokens,
+    Decode,
+    Decoded,
+    Embed,
     Encode,
     Encoded,
     Event,
@@ -36,7 +39,7 @@ from modules.engine.protocol import (
     TokenCounts,
     UnloadAdapter,
 )
-from modules.errors import LoadFailedError
+from modules.errors import InvalidInputError, LoadFailedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +77,7 @@ class Worker:
             except (EOFError, OSError):
                 # The web process is gone; nobody is left to clean up for.
                 os._exit(0)
-            if isinstance(command, CountTokens | Encode):
+            if isinstance(command, CountTokens | Encode | Decode):
                 self._tokenize(command)
             else:
                 self._commands.put(command)
@@ -141,12 +144,18 @@ class Worker:
                     scheduler.unload_adapter(command)
                 case NextTokens() as command:
                     scheduler.look(command)
+                case Embed() as command:
+                    scheduler.embed(command)
 
-    def _tokenize(self, command: CountTokens | Encode) -> None:
+    def _tokenize(self, command: CountTokens | Encode | Decode) -> None:
         try:
             if self._tokenizer is None:
                 raise LoadFailedError("The model is still loading.", "Wait until it is ready.")
             answer = _tokenized(self._tokenizer, command)
+        except InvalidInputError as error:
+            said = (error.message, error.remedy, error.field)
+            self._send([Failed(command.id, "InvalidInputError", *said)])
+            return
         except Exception as error:  # noqa: BLE001 - the boundary of the process
             self._send([Failed(command.id, "EngineError", *_unforeseen(error))])
             return
@@ -158,13 +167,15 @@ class Worker:
 
 
 def _tokenized(
-    tokenizer: PreTrainedTokenizerBase, command: CountTokens | Encode
-) -> TokenCounts | Encoded:
-    from modules.engine.worker.tokens import encode, pieces
+    tokenizer: PreTrainedTokenizerBase, command: CountTokens | Encode | Decode
+) -> TokenCounts | Encoded | Decoded:
+    from modules.engine.worker.tokens import decode, encode, pieces
 
     if isinstance(command, CountTokens):
         counts = (len(encode(tokenizer, text, command.special_tokens)) for text in command.texts)
         return TokenCounts(command.id, tuple(counts))
+    if isinstance(command, Decode):
+        return Decoded(command.id, decode(tokenizer, list(command.ids)))
     found = pieces(tokenizer, command.text, command.special_tokens)
     return Encoded(command.id, tuple(i for i, _ in found), tuple(text for _, text in found))
 

@@ -70,6 +70,7 @@ class Flights:
             type(method) not in (Method, PromptLookup)
             or seq.request.logprobs is not None
             or seq.look is not None
+            or seq.embed is not None
             or not BatchSampler.fits(seq.sampler)
         ):
             return

@@ -13,9 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from modules.engine.methods import require_supported
+from modules.engine.params import SamplingParams
 from modules.engine.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
+    Embed,
+    Embedded,
     Event,
     Failed,
     FinishReason,
@@ -32,7 +35,7 @@ from modules.engine.worker.flights import Flight, Flights
 from modules.engine.worker.llama.blocks import CacheFullError
 from modules.engine.worker.looks import Looks
 from modules.engine.worker.runner import Runner
-from modules.engine.worker.sampler import Sampler, not_finite
+from modules.engine.worker.sampler import Sampler, not_finite, require_finite
 from modules.engine.worker.sequence import Sequence
 from modules.engine.worker.structure.structure import Structures
 from modules.engine.worker.tokens import encode, stop_ids
@@ -131,6 +134,18 @@ class Scheduler:
             self._waiting.append(seq)
         else:
             self._show(command, seq, logits)
+
+    def embed(self, command: Embed) -> None:
+        """Queue a text whose vector is wanted."""
+        plain = SamplingParams.neutral(max_new_tokens=1)
+        request = GenerateRequest(command.id, command.text, plain, adapters=command.adapters)
+        try:
+            seq = self._sequence(request)
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._events.append(_failed(command.id, error))
+            return
+        seq.embed, seq.hidden = command, []
+        self._waiting.append(seq)
 
     def cancel(self, request_id: str) -> None:
         """End a request, if it is still here, with what its reply has so far."""
@@ -252,6 +267,7 @@ class Scheduler:
                 place.remove(seq)
         self._runner.release(seq)
         seq.computed = 0
+        seq.hidden = None if seq.hidden is None else []
         self._waiting.appendleft(seq)
 
     def _admit(self) -> None:
@@ -300,6 +316,9 @@ class Scheduler:
                 self._looks.keep(seq, logits)
                 self._show(seq.look, seq, logits)
                 return
+            if seq.embed is not None:
+                self._measure(seq, logits)
+                return
             self._running.append(seq)
             self._take(seq, partial(self._first, seq, logits))
 
@@ -317,6 +336,19 @@ class Scheduler:
             self._fail(seq, error)
             return
         self._events.append(answer)
+        self._remove(seq)
+
+    def _measure(self, seq: Sequence, logits: Tensor) -> None:
+        """Tell the mean of the states of a prompt, in length 1; logits [vocab] follow it."""
+        assert seq.hidden is not None
+        try:
+            require_finite(logits)
+            mean = torch.cat(seq.hidden).mean(dim=0)
+            vector = tuple((mean / mean.norm()).tolist())
+        except Exception as error:  # noqa: BLE001 - one request's failure is its own
+            self._fail(seq, error)
+            return
+        self._events.append(Embedded(seq.id, vector, seq.prompt_tokens))
         self._remove(seq)
 
     def _take(self, seq: Sequence, draw: Callable[[], list[Drawn]]) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modules.engine.mix import Mix, checked_mix
 from modules.engine.protocol import (
+    Embed,
     Finished,
     FinishReason,
     GenerateRequest,
@@ -54,7 +55,7 @@ class Sequence(Track):
     `token_ids` is the prompt and the reply so far, without an end token; `cached_tokens` of
     the prompt were in a cache before. The reply ends at `max_tokens` tokens in all, or at
     one of `end_ids`. `mix` is what the request's LoRAs come to, and `method` is how tokens
-    are made of its logits. With `look`, none is drawn: it only asks which one might be. `row` is
+    are made of its logits. With `look` or `embed`, none is drawn. `row` is
     its state where tokens are drawn for many sequences at once.
     """
 
@@ -69,6 +70,7 @@ class Sequence(Track):
     prompt_tokens: int = field(init=False)
     cached_tokens: int = 0
     look: NextTokens | None = None
+    embed: Embed | None = None
     row: Row | None = None
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float = 0.0

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["encode", "end_ids", "input_ids", "pieces", "stop_ids", "text_after"]
+from modules.errors import InvalidInputError
+
+__all__ = ["decode", "encode", "end_ids", "input_ids", "pieces", "stop_ids", "text_after"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -29,6 +31,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: bool) 
     text = _encodable(text)
     ids: list[int] = list(tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
     return ids[_wanted(tokenizer, text, ids)] if special_tokens else ids
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of `ids`. Raises InvalidInputError for one that the tokenizer does not have."""
+    for token_id in ids:
+        if not 0 <= token_id < len(tokenizer):
+            raise InvalidInputError(
+                f"The model has no token {token_id}.",
+                f"Send ids from 0 to {len(tokenizer) - 1:,}.",
+                field="tokens",
+            )
+    return _decoded(tokenizer, ids)
 
 
 def _encodable(text: str) -> str:
