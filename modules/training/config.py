@@ -254,7 +254,7 @@ class TrainingConfig:
         (0, 4096, 16),
         label="Overlap of raw text",
         group="Length",
-        help="Tokens that a piece of raw text shares with the one before it.",
+        help="Tokens that a piece of raw text shares with the one before it, half of it at most.",
     )
     newline_favor_len: int = _integer(
         128,
@@ -416,6 +416,14 @@ class TrainingConfig:
         group="Memory and speed",
         help="Computes layers twice instead of keeping them: a third slower, far less memory.",
     )
+    sharding: str = _choice(
+        "automatic",
+        ("automatic", "on", "off"),
+        label="Spread the base",
+        group="Memory and speed",
+        help="Several cards share the weights of one base (FSDP); automatic: where one card does "
+        "not hold it. Slower than a whole base on each.",
+    )
     processes: int = _integer(
         0,
         (0, 64, 1),
@@ -511,12 +519,14 @@ class TrainingConfig:
             raise InvalidInputError(
                 "eval_split and eval_datasets are both given.", "Give one of them.", "eval_split"
             )
-        if self.overlap_len >= self.cutoff_len:
-            raise InvalidInputError(
-                f"overlap_len ({self.overlap_len}) is not below cutoff_len ({self.cutoff_len}).",
-                "Make the overlap smaller.",
-                "overlap_len",
-            )
+        for other, given in ((f"load_in: {self.load_in}", self.load_in != "as it is"),
+                             ("dequantize: by layer", self.dequantize == "by layer")):  # fmt: skip
+            if self.sharding == "on" and given:
+                raise InvalidInputError(
+                    f"sharding: on and {other} exclude each other.",
+                    "Leave sharding automatic: a quantized base is small.",
+                    "sharding",
+                )
         begun = f"init_lora_weights: {self.init_lora_weights}"
         for other, given in ((begun, self.init_lora_weights == "pissa"),
                              ("use_rslora", self.use_rslora)):  # fmt: skip

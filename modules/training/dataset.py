@@ -82,6 +82,8 @@ def prepare(
             reading.linter.train(reading.prints[place])
     for place in held:
         reading.linter.evaluation(reading.prints[place])
+    if encoder.finding:
+        reading.linter.add("overlap", encoder.finding)
     lengths = train.lengths
     return Prepared(
         train=train,

@@ -51,11 +51,20 @@ class Encoder:
     template, and TemplateError for a damaged one. For one thread at a time.
     """
 
-    def __init__(self, config: TrainingConfig, base: Path) -> None:
-        self.tokenizer = FileTokenizer(base)
+    def __init__(
+        self, config: TrainingConfig, base: Path, tokenizer: FileTokenizer | None = None
+    ) -> None:
+        """`tokenizer` is that of `base`, where somebody has it already."""
+        self.tokenizer = tokenizer or FileTokenizer(base)
         self.chat = chat_format(config, self.tokenizer, base)
         self._config = config
         self._cutting = Cutting.of(config, self.tokenizer)
+        self._has_cut = False
+
+    @property
+    def finding(self) -> str:
+        """What is to be said of the overlap, once raw text was cut; else empty."""
+        return self._cutting.finding if self._has_cut else ""
 
     def encode(self, items: Iterable[Item | Problem]) -> Iterator[Ready | Problem]:
         """The rows that items make, in their order; problems pass through."""
@@ -142,6 +151,7 @@ class Encoder:
         for count, piece in enumerate(
             cut_text(item.example.text, self.tokenizer, self._cutting), start=1
         ):
+            self._has_cut = self._has_cut or count > 1
             yield self._piece(row, count, piece)
         if not count:
             told = "The text has no block of enough characters."

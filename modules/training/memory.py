@@ -3,6 +3,12 @@
 The terms are those of `memory_costs.py`. What the config leaves open is chosen here: whether a
 quantized base is dequantized once, whether gradients are checkpointed, and how much is computed
 at once. The faster choice is taken wherever it fits.
+
+A base that no card holds is spread over n cards (`trainer/sharded.py`): of B bytes each holds
+B / n, and beside that, in the workspace, what is gathered of the others, which is
+
+    max(3 l, 2 h)   for l bytes of a layer: one that is computed, and the next as it arrives and
+                    as it is put in its place; h is that of the embeddings, or of the head
 """
 
 from __future__ import annotations
@@ -45,6 +51,8 @@ class TrainingPlan:
     into 16 bits before the first step; `kept_layers` are those that keep their activations in
     spite of `checkpointing`. `tokens` are computed at once. `steps_aside` says that it fits
     only without the chat model. `predicted_bytes` is what the run will tell of its memory.
+    `shares` is the number of cards that the base is spread over, 1 where each holds all of it;
+    `loaders` of the processes read it at the same time, before they keep their share.
     `notes` are sentences for people, `message` says why it does not fit.
     """
 
@@ -67,6 +75,8 @@ class TrainingPlan:
     kept_layers: int = 0
     steps_aside: bool = False
     parameters: int = 0
+    shares: int = 1
+    loaders: int = 0
     notes: tuple[str, ...] = ()
     message: str = ""
     remedy: str = ""
@@ -97,23 +107,39 @@ def make_training_plan(
     work: Workload | None = None,
     *,
     without_chat: Machine | None = None,
+    processes: int = 0,
 ) -> TrainingPlan:
-    """Plan a run on `machine` as it is now.
+    """Plan a run on `machine` as it is now, by so many processes; 0: one on each of its cards,
+    as far as the config takes them.
 
     `without_chat` is the machine as it would be without the chat model, if there is one: where
     the run fits on that alone, the plan is for it, and says so.
     """
     work = work or Workload()
-    plan = _Planner(config, about, machine, work).best()
+    plan = _best(config, about, machine, work, processes)
     if not plan.fits and without_chat is not None:
-        alone = _Planner(config, about, without_chat, work).best()
+        alone = _best(config, about, without_chat, work, processes)
         if alone.fits:
             told = "Chat and training do not both fit: the chat model steps aside and comes back."
             return replace(alone, steps_aside=True, notes=(told, *alone.notes))
     if plan.fits:
         return plan
     room = without_chat or machine
-    return replace(plan, remedy=_remedy(config, about, room, work))
+    return replace(plan, remedy=_remedy(config, about, room, work, processes))
+
+
+def _best(
+    config: TrainingConfig, about: Inspection, machine: Machine, work: Workload, processes: int
+) -> TrainingPlan:
+    """Each process with all of the base where that fits, else with its share."""
+    cards = len(machine.cards)
+    count = processes or min(cards, config.processes or cards)
+    if config.sharding != "on" or count < 2:
+        plan = _Planner(config, about, machine, work).best()
+        packed = about.quantization is not None or config.load_in != "as it is"
+        if plan.fits or packed or not cards or count < 2 or config.sharding == "off":
+            return plan
+    return _Planner(config, about, machine, work, count).best()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +155,17 @@ class _Planner:
     """Plans one config over one base on one machine."""
 
     def __init__(
-        self, config: TrainingConfig, about: Inspection, machine: Machine, work: Workload
+        self,
+        config: TrainingConfig,
+        about: Inspection,
+        machine: Machine,
+        work: Workload,
+        shares: int = 1,
     ) -> None:
-        self._config, self._about = config, about
+        self._config, self._about, self._shares = config, about, shares
         card = min(machine.cards, key=lambda card: card.free, default=None)
-        self._costs = Costs(config, about, card=card is not None)
+        self._costs = Costs(config, about, card=card is not None, plain=shares > 1)
+        self._ram = machine.ram_free
         self._device = f"cuda:{card.index}" if card else "cpu"
         self._name = card.name if card else "processor"
         self._capacity = card.free if card else machine.ram_free
@@ -147,7 +179,7 @@ class _Planner:
         for choice in self._choices():
             plan = self._plan(choice)
             if plan.fits:
-                return self._told(self._with_kept_layers(plan))
+                return self._loaded(self._told(self._with_kept_layers(plan)))
         assert plan is not None
         return replace(self._told(plan), message=self._message(plan))
 
@@ -168,7 +200,7 @@ class _Planner:
         by_wish = self._config.load_in != "as it is" and self._about.quantization is None
         if not packed or (by_wish and chosen is None):
             return (False,)
-        return chosen or (True, False)
+        return (True,) if self._shares > 1 else chosen or (True, False)
 
     def _sizes(self) -> list[int]:
         """Micro batches to try, the largest first."""
@@ -193,7 +225,7 @@ class _Planner:
             device=self._device,
             name=self._name,
             capacity=self._capacity,
-            base=costs.base(once=choice.once),
+            base=self._share_of_base(choice.once),
             lora=costs.lora,
             gradients=costs.gradients,
             optimizer=costs.state,
@@ -201,7 +233,7 @@ class _Planner:
                 tokens, checkpointing=choice.checkpointing, kept_layers=kept_layers
             ),
             logits=costs.beside(tokens),
-            workspace=costs.workspace(once=choice.once),
+            workspace=costs.workspace(once=choice.once) + self._gathered(choice.once),
             predicted_bytes=0,
             micro_batch_size=choice.size,
             tokens=tokens,
@@ -210,12 +242,57 @@ class _Planner:
             fits=False,
             kept_layers=kept_layers,
             parameters=costs.parameters,
+            shares=self._shares,
         )
         return replace(
             plan,
             predicted_bytes=plan.used - costs.unseen,
             fits=plan.used <= plan.capacity * CONSTANTS.margin,
         )
+
+    @property
+    def _matrix(self) -> int:
+        """The bytes of the embeddings, or of the head."""
+        return self._about.vocabulary * self._about.hidden_size * self._costs.size
+
+    def _share_of_base(self, once: bool) -> int:
+        """What a process keeps of it: embeddings that are the head as well, or that are trained,
+        stay whole.
+        """
+        base, config = self._costs.base(once=once), self._config
+        matrices = 1 if self._about.tied_head else config.train_embeddings + config.train_head
+        whole = matrices * self._matrix
+        return whole + (base - whole) // self._shares
+
+    def _gathered(self, once: bool) -> int:
+        """What is there of the shares of others at the same time."""
+        if self._shares == 1:
+            return 0
+        ends = self._matrix * (1 if self._about.tied_head else 2)
+        layer = (self._costs.base(once=once) - ends) // self._about.layers
+        return max(3 * layer, 2 * self._matrix)
+
+    def _loaded(self, plan: TrainingPlan) -> TrainingPlan:
+        """How a base that is spread gets there: each process reads it into the processor's
+        memory, as many at the same time as there is room for.
+        """
+        if self._shares == 1:
+            return plan
+        whole = self._costs.base(once=plan.once)
+        loaders = min(self._shares, self._ram // whole)
+        if loaders == 0:
+            message = (
+                f"A base that is spread over cards is read into the processor's memory first, "
+                f"which takes {_gb(whole)} GB, and {_gb(self._ram)} GB are free there."
+            )
+            return replace(plan, fits=False, loaders=1, message=message)
+        why = "" if self._config.sharding == "on" else "One card does not hold the base: "
+        told = (
+            f"{why}{self._shares} processes share its weights, and gather each layer when it is "
+            f"computed. Each of them reads all of it into the processor's memory first "
+            f"({_gb(whole)} GB, {loaders} at a time)."
+        )
+        return replace(plan, loaders=loaders, notes=(told, *plan.notes))
 
     def _with_kept_layers(self, plan: TrainingPlan) -> TrainingPlan:
         """Of a checkpointed model, as many layers as there is room for need not be computed
@@ -246,20 +323,23 @@ class _Planner:
 
     def _message(self, plan: TrainingPlan) -> str:
         where = "the processor" if plan.device == "cpu" else plan.device
+        each = f" on each of {plan.shares} cards" if plan.shares > 1 else ""
         listed = ", ".join(f"{what} {_gb(size)}" for what, size in plan.parts if size)
         return (
-            f"Training on {self._about.name} needs {_gb(plan.used)} GB ({listed}), and "
+            f"Training on {self._about.name} needs {_gb(plan.used)} GB{each} ({listed}), and "
             f"{_gb(plan.capacity)} GB are free on {where}."
         )
 
 
-def _remedy(config: TrainingConfig, about: Inspection, machine: Machine, work: Workload) -> str:
+def _remedy(
+    config: TrainingConfig, about: Inspection, machine: Machine, work: Workload, processes: int
+) -> str:
     """Single changes with which it would fit, the mildest of each kind."""
     fitting: dict[str, str] = {}
     for label, changes in _changes(config, about):
         least = min(work.tokens or config.cutoff_len, changes.get("cutoff_len", config.cutoff_len))
         changed = replace(config, **changes)
-        if _Planner(changed, about, machine, replace(work, tokens=least)).best().fits:
+        if _best(changed, about, machine, replace(work, tokens=least), processes).fits:
             fitting.setdefault("".join(changes), label)
     if not fitting:
         return "Choose a smaller base, or end other programs that use the memory."
@@ -271,6 +351,8 @@ def _changes(config: TrainingConfig, about: Inspection) -> Iterator[tuple[str, d
         yield "an automatic micro batch", {"micro_batch_size": 0}
     if config.gradient_checkpointing == "off":
         yield "gradient checkpointing", {"gradient_checkpointing": "automatic"}
+    if config.sharding == "off":
+        yield "a base that the cards share (sharding)", {"sharding": "automatic"}
     if config.dequantize == "once":
         yield "a base that is dequantized layer by layer", {"dequantize": "automatic"}
     for length in (config.cutoff_len // 2, config.cutoff_len // 4):
@@ -279,7 +361,7 @@ def _changes(config: TrainingConfig, about: Inspection) -> Iterator[tuple[str, d
     if about.quantization is None:
         for kind in ("8bit", "4bit"):
             if config.load_in in ("as it is", "8bit") and config.load_in != kind:
-                yield f"a base in {kind[0]} bits", {"load_in": kind}
+                yield f"a base in {kind[0]} bits", {"load_in": kind, "sharding": "automatic"}
     if config.optimizer == "adamw":
         yield "optimizer: adafactor", {"optimizer": "adafactor"}
 

@@ -125,14 +125,20 @@ _SIZES = {"bf16": ("bfloat16", 2), "fp16": ("float16", 2), "fp32": ("float32", 4
 
 
 class Costs:
-    """One config over one base, on a card or on the processor. All sizes in bytes."""
+    """One config over one base, on a card or on the processor. All sizes in bytes.
 
-    def __init__(self, config: TrainingConfig, about: Inspection, *, card: bool) -> None:
+    `plain` is for weights that our own layers cannot compute with.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, about: Inspection, *, card: bool, plain: bool = False
+    ) -> None:
         self.about, self.card = about, card
         automatic = "bf16" if card else "fp32"
         precision = automatic if config.precision == "automatic" else config.precision
         self.dtype, self.size = _SIZES[precision]
-        self.path = path_of(config, about, card=card)
+        found = path_of(config, about, card=card)
+        self.path: Path = "16-bit" if plain and found == "fast" else found
         self._rank = config.lora_r
         self._model = _footprint(config, about, self.dtype, card=card)
         self.quantized = self._model.dequantized > 0

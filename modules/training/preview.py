@@ -18,6 +18,7 @@ from modules.training.lint import Lint, Linter, fingerprint
 from modules.training.packing import Waste
 from modules.training.rows import Problem
 from modules.training.sources import DataFolders, Item, read_source, source_files
+from modules.training.tokenizer import FileTokenizer
 
 __all__ = ["SAMPLE", "Preview", "Survey", "preview", "survey"]
 
@@ -35,6 +36,7 @@ class Preview:
 
     `left_out` says why the row is not trained on, and is empty where it is. `total_rows` were
     counted; `complete` is false where the dataset has more, which can be shown as well.
+    `template` is empty for plain text.
     """
 
     place: str
@@ -50,11 +52,13 @@ class Preview:
 class Survey:
     """What the first rows of a dataset are like; `complete` where these are all.
 
+    `looked_at` counts also those that are left out, `rows` those that can be trained on;
     `tokens` are those that are trained on, `learnt` those of them that are learnt, `waste` is
     what each way of batching would compute for them.
     """
 
     lint: Lint
+    looked_at: int
     rows: int
     complete: bool
     tokens: int
@@ -64,12 +68,19 @@ class Survey:
     template: str
 
 
-def preview(config: TrainingConfig, base: Path, folders: DataFolders, index: int) -> Preview:
+def preview(
+    config: TrainingConfig,
+    base: Path,
+    folders: DataFolders,
+    index: int,
+    tokenizer: FileTokenizer | None = None,
+) -> Preview:
     """The row at `index`, counted from 0, of the sets to train on, in the order of their files.
 
-    Raises what `prepare` raises, and NotFoundError for an index beyond the rows.
+    `tokenizer` is that of `base`, where somebody has it already. Raises what `prepare` raises,
+    and NotFoundError for an index beyond the rows.
     """
-    encoder = Encoder(config, base)
+    encoder = Encoder(config, base, tokenizer)
     shown: Ready | Problem | None = None
     count, complete = 0, True
     for item in _items(config.datasets, folders):
@@ -95,20 +106,26 @@ def preview(config: TrainingConfig, base: Path, folders: DataFolders, index: int
     return _preview(encoder, shown, count, complete)
 
 
-def survey(config: TrainingConfig, base: Path, folders: DataFolders) -> Survey:
+def survey(
+    config: TrainingConfig,
+    base: Path,
+    folders: DataFolders,
+    tokenizer: FileTokenizer | None = None,
+) -> Survey:
     """Look at the first rows of a config, and whether they are evaluated on as well.
 
     Raises what `prepare` raises, but for sets of which nothing is learnt: those say why in
     their lint.
     """
-    encoder = Encoder(config, base)
+    encoder = Encoder(config, base, tokenizer)
     linter = Linter()
     lengths: list[int] = []
-    learnt, tokens, complete = 0, 0, True
-    for count, ready in enumerate(encoder.encode(_items(config.datasets, folders))):
-        if count >= SAMPLE or tokens >= _TOKENS:
+    looked_at, learnt, tokens, complete = 0, 0, 0, True
+    for ready in encoder.encode(_items(config.datasets, folders)):
+        if looked_at >= SAMPLE or tokens >= _TOKENS:
             complete = False
             break
+        looked_at += 1
         left_out = ready if isinstance(ready, Problem) else ready.left_out
         if left_out is not None:
             linter.problem(left_out)
@@ -122,8 +139,11 @@ def survey(config: TrainingConfig, base: Path, folders: DataFolders) -> Survey:
         for item in itertools.islice(_items(config.eval_datasets, folders), SAMPLE):
             if isinstance(item, Item):
                 linter.evaluation(fingerprint(item.example))
+    if encoder.finding:
+        linter.add("overlap", encoder.finding)
     return Survey(
         lint=linter.result(),
+        looked_at=looked_at,
         rows=len(lengths),
         complete=complete,
         tokens=tokens,
@@ -158,5 +178,5 @@ def _preview(encoder: Encoder, shown: Ready | Problem, total: int, complete: boo
         total_rows=total,
         complete=complete,
         left_out=shown.left_out.sentence if shown.left_out else "",
-        template=template,
+        template=template if shown.example.messages else "",
     )

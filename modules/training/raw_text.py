@@ -45,6 +45,26 @@ class Cutting:
             eos=tokenizer.eos if config.add_eos else None,
         )
 
+    @property
+    def room(self) -> int:
+        """Tokens of text in a piece."""
+        return self.length - (self.bos is not None)
+
+    @property
+    def shared(self) -> int:
+        """The overlap as it is: half a piece at most, or it would hold next to nothing new."""
+        return min(self.overlap, self.room // 2)
+
+    @property
+    def finding(self) -> str:
+        """A sentence where the overlap is less than was asked for; else empty."""
+        if self.shared == self.overlap:
+            return ""
+        return (
+            f"Pieces of {self.length:,} tokens overlap by {self.shared:,} instead of "
+            f"{self.overlap:,}: by half at most."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -78,9 +98,8 @@ class _Block:
         self._cutting = cutting
         self._ids: list[int] = []
         self._offsets: list[tuple[int, int]] = []
-        self._room = cutting.length - (cutting.bos is not None)
-        # More would make pieces that hold next to nothing new.
-        self._overlap = min(cutting.overlap, self._room // 2)
+        self._room = cutting.room
+        self._overlap = cutting.shared
 
     def pieces(self) -> Iterator[Piece]:
         start, fresh = 0, 0

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from modules.errors import InvalidInputError, LanternError, StorageError
 from modules.loader.adapters import find_adapter
@@ -291,7 +292,8 @@ def _train(
             report.tracker = open_tracker(config, folder)
         prepared = prepare(config, base, data, stage)
         for finding in prepared.lint.findings:
-            report(Warned(text=f"{finding.kind}, {finding.count:,} rows. {finding.rows[0]}"))
+            many = f"{finding.kind}, {finding.count:,} rows. " if finding.count > 1 else ""
+            report(Warned(text=many + finding.rows[0]))
         # Not before: bad input is to be told at once.
         stage("Starting torch", 0.0)
         for name, value in _FOR_TORCH.items():
@@ -316,5 +318,19 @@ def _base(name: str, models: Path, stage: Callable[[str, float], None]) -> Path:
     return find_model(models, name)
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process; at once where a launcher has started it.
+
+    Of 37 runs of two processes that shared a base, 2 were aborted after all was done, while
+    Python was torn down ("terminate called without an active exception"); of 48 that left like
+    this, none. Probably the meshes of torch.distributed keep gloo's threads alive until then.
+    """
+    if "WORLD_SIZE" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -37,6 +37,7 @@ from modules.ui.model_routes import add_model_routes
 from modules.ui.preset_routes import add_preset_routes
 from modules.ui.reply_routes import add_reply_routes
 from modules.ui.training import brief_json
+from modules.ui.training_merge import merges_json
 from modules.ui.training_routes import add_training_routes
 from modules.ui.writing_routes import add_writing_routes
 
@@ -216,6 +217,7 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
             update["engine"] = models.engine_json(ctx, admin=caller.admin)
             update["jobs"] = models.jobs_json(ctx)
             update["downloads"] = downloads_json(ctx) if caller.admin else []
+            update["merges"] = merges_json(ctx) if caller.admin else []
         if "training" in fresh:
             brief = asyncio.to_thread(brief_json, ctx, admin=caller.admin)
             update["training"] = await brief

@@ -9,10 +9,11 @@ from typing import Any
 
 from modules.chat.template_library import LIBRARY
 from modules.context import AppContext
-from modules.errors import InvalidInputError, LanternError, StorageError
+from modules.errors import InvalidInputError, LanternError, NotFoundError, StorageError
 from modules.loader.adapters import list_adapters
 from modules.loader.catalog import list_models
 from modules.loader.inspect import inspect_checkpoint
+from modules.paths import safe_child
 from modules.settings import ROOT, parse_yaml, read_yaml
 from modules.training.config import GROUPS, SIMPLE, TARGETS, TrainingConfig, training_knobs
 from modules.training.config_yaml import as_yaml, expand, from_mapping
@@ -257,9 +258,21 @@ def _checkpoint_json(point: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _file(ctx: AppContext, run_id: str, file: str) -> Path:
+    if file != "card":
+        return ctx.training.store.path(run_id) / _FILES[file]
+    adapter = ctx.training.store.get(run_id).adapter
+    if not adapter:
+        raise NotFoundError("The run has made no LoRA.", "Its model card comes with it.")
+    return safe_child(ctx.settings.lora_dir, adapter) / "README.md"
+
+
 def file_text(ctx: AppContext, run_id: str, file: str) -> str:
-    """What a file of a run holds; of a long one its end. Empty where it is not there yet."""
-    path = ctx.training.store.path(run_id) / _FILES[file]
+    """What a file of a run holds, or "card", that of its LoRA; of a long one its end.
+
+    Empty where it is not there yet. Raises NotFoundError and StorageError.
+    """
+    path = _file(ctx, run_id, file)
     try:
         with path.open("rb") as opened:
             size = opened.seek(0, 2)

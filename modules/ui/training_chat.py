@@ -39,9 +39,13 @@ class Side:
     base: str = ""
 
 
-def finished(ctx: AppContext, name: str) -> Side:
-    """The folder of this name in loras/. Raises AdapterError."""
-    return Side(name, find_adapter(ctx.settings.lora_dir, name))
+def finished(ctx: AppContext, name: str, run_id: str = "") -> Side:
+    """The folder of this name in loras/, made by the run `run_id`, where that is known.
+
+    Raises AdapterError and NotFoundError.
+    """
+    base = ctx.training.store.get(run_id).config.base if run_id else ""
+    return Side(name, find_adapter(ctx.settings.lora_dir, name), base)
 
 
 def checkpoint(ctx: AppContext, run_id: str, step: int) -> Side:

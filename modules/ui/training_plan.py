@@ -51,19 +51,28 @@ def open_queue(settings: Settings, engine: EngineClient) -> TrainingQueue:
 
 
 def plan_json(ctx: AppContext, entries: Mapping[str, Any], work: Workload) -> dict[str, Any]:
-    """The stacked bar of a draft, of the first run of a sweep. Raises ModelError and others."""
-    config = from_mapping(expand(entries)[0])
-    about = check_checkpoint(find_model(ctx.settings.model_dir, config.base))
+    """The stacked bar of a draft, and of a sweep that of the run that takes the most.
+
+    Raises ModelError and others.
+    """
+    configs = [from_mapping(one) for one in expand(entries)]
+    models = ctx.settings.model_dir
+    bases = {base: check_checkpoint(find_model(models, base)) for base in {c.base for c in configs}}
     loaded = ctx.engine.state.phase == "ready"
     without = machine_without_model(ctx.settings, ctx.engine) if loaded else None
     now = machine_now(ctx.settings)
-    plan = make_training_plan(config, about, now, work, without_chat=without)
+    plans = [
+        make_training_plan(config, bases[config.base], now, work, without_chat=without)
+        for config in configs
+    ]
+    plan = max(plans, key=lambda one: (not one.fits, one.used))
+    most = [f"Of the {len(plans)} runs, this is the one that takes the most."]
     return {
         "fits": plan.fits,
         "devices": [_device_json(plan)],
         "message": f"{plan.message} {plan.remedy}".strip(),
         "choices": [],
-        "notes": [_figures(plan), *plan.notes],
+        "notes": [*(most if len(plans) > 1 else []), _figures(plan), *plan.notes],
         "micro_batch_size": plan.micro_batch_size,
     }
 

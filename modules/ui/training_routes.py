@@ -16,10 +16,10 @@ from modules.settings import MAX_YAML_BYTES
 from modules.training import control
 from modules.training.config import DatasetSource
 from modules.training.memory import Workload
-from modules.ui import training, training_chat, training_sets
+from modules.ui import training, training_chat, training_merge, training_sets
 from modules.ui.callers import Admin
 from modules.ui.training_plan import plan_json
-from modules.ui.training_preview import preview_json, survey_json
+from modules.ui.training_preview import Previews
 
 __all__ = ["add_training_routes"]
 
@@ -86,6 +86,10 @@ class _Chat(_Side):
     load: bool = False
 
 
+class _Merge(_Side):
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+
+
 class _Compare(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=100_000)]
     sides: list[_Side] = Field(min_length=1, max_length=2)
@@ -98,6 +102,7 @@ def add_training_routes(router: APIRouter, ctx: AppContext) -> None:
     _add_runs(router, ctx)
     _add_acts(router, ctx)
     _add_chat(router, ctx)
+    _add_merge(router, ctx)
 
 
 def _add_sets(router: APIRouter, ctx: AppContext) -> None:
@@ -124,6 +129,8 @@ def _add_sets(router: APIRouter, ctx: AppContext) -> None:
 
 
 def _add_draft(router: APIRouter, ctx: AppContext) -> None:
+    previews = Previews(ctx)
+
     @router.get("/training/setup")
     async def setup(caller: Admin) -> dict[str, Any]:
         return await asyncio.to_thread(training.setup_json, ctx)
@@ -138,11 +145,11 @@ def _add_draft(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/training/preview")
     async def preview(caller: Admin, body: _Row) -> dict[str, Any]:
-        return await asyncio.to_thread(preview_json, ctx, body.config, body.index)
+        return await asyncio.to_thread(previews.row_json, body.config, body.index)
 
     @router.post("/training/lint")
     async def lint(caller: Admin, body: _Config) -> dict[str, Any]:
-        return await asyncio.to_thread(survey_json, ctx, body.config)
+        return await asyncio.to_thread(previews.survey_json, body.config)
 
     @router.post("/training/plan")
     async def plan(caller: Admin, body: _Plan) -> dict[str, Any]:
@@ -167,7 +174,7 @@ def _add_runs(router: APIRouter, ctx: AppContext) -> None:
 
     @router.get("/training/runs/{run}/files/{file}")
     async def file(
-        caller: Admin, run: str, file: Literal["config", "manifest", "log"]
+        caller: Admin, run: str, file: Literal["config", "manifest", "card", "log"]
     ) -> dict[str, str]:
         return {"text": await asyncio.to_thread(training.file_text, ctx, run, file)}
 
@@ -211,7 +218,7 @@ def _add_acts(router: APIRouter, ctx: AppContext) -> None:
 def _add_chat(router: APIRouter, ctx: AppContext) -> None:
     async def side(body: _Side) -> training_chat.Side:
         if body.lora:
-            return await asyncio.to_thread(training_chat.finished, ctx, body.lora)
+            return await asyncio.to_thread(training_chat.finished, ctx, body.lora, body.run)
         return await asyncio.to_thread(training_chat.checkpoint, ctx, body.run, body.step)
 
     @router.post("/training/chat")
@@ -224,3 +231,16 @@ def _add_chat(router: APIRouter, ctx: AppContext) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         lines = training_chat.compare(ctx, body.prompt, sides)
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
+
+
+def _add_merge(router: APIRouter, ctx: AppContext) -> None:
+    def subject(body: _Side) -> training_merge.MergeSubject:
+        return training_merge.MergeSubject(body.run, body.step, body.lora)
+
+    @router.post("/training/merge/look")
+    async def look(caller: Admin, body: _Side) -> dict[str, Any]:
+        return await asyncio.to_thread(training_merge.look_json, ctx, subject(body))
+
+    @router.post("/training/merge")
+    async def merge(caller: Admin, body: _Merge) -> dict[str, int]:
+        return {"job": training_merge.merge(ctx, subject(body), body.name).id}

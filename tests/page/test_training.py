@@ -15,16 +15,17 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from modules.loader.machine import Machine
 from modules.settings import ROOT
-from modules.training.launch import start
-from modules.ui import planning
-from tests.folders import TINY, put_llama
+from modules.training.export_job import ExportWish
+from modules.training.launch import RunFolders, start
+from modules.ui import planning, training_merge
+from tests.folders import TINY, put_llama, put_lora
 from tests.page.test_accessibility import SIZES, serious_faults
 from tests.starter import provide_starter
 from tests.training.bases import byte_level_base
@@ -86,6 +87,16 @@ def fill(page: Page, setting: str, value: str) -> None:
     box = page.locator(f"#setting-{setting}")
     box.fill(value)
     box.blur()
+
+
+def paste(page: Page, text: str) -> None:
+    """Take a file of settings."""
+    box = page.locator("#yaml-paste")
+    if not box.is_visible():
+        page.get_by_text("Paste", exact=True).click()
+    box.fill(text)
+    page.get_by_role("button", name="Take these settings").click()
+    expect(box).to_have_value("")
 
 
 def begin(page: Page, name: str = "little") -> None:
@@ -288,6 +299,95 @@ def test_an_ended_run_is_repeated_and_deleted(tab: Page, served: Served) -> None
     expect(rows).to_have_count(1)
 
 
+def test_what_would_keep_a_run_from_its_first_step_stands_beside_start(
+    tab: Page, served: Served
+) -> None:
+    (served.ctx.settings.paths.datasets / "bare.jsonl").write_text("")
+    paste(tab, "base: Tiny\ndatasets: [bare.jsonl]\n")
+    start, told = tab.locator("#run-go"), tab.locator("#run-start [role=status]")
+    expect(told).to_have_text(re.compile(r"bare\.jsonl is empty"))
+    expect(start).to_be_disabled()
+    paste(tab, "base: Gone\ndatasets: [lamps.jsonl]\n")
+    expect(told).to_contain_text("There is no model called Gone")
+    expect(tab.locator("#setting-base")).to_contain_text("Gone (not here)")
+    paste(tab, "base: Tiny\ndatasets: [odd.csv]\n")
+    expect(told).to_contain_text("odd.csv: The rows have columns that tell nothing")
+    paste(tab, "base: Tiny\nname: mine\ndatasets: [lamps.jsonl]\n")
+    expect(start).to_be_enabled()
+    expect(told).to_be_empty()
+
+
+def test_a_name_that_another_lora_has_is_told(tab: Page, served: Served) -> None:
+    put_lora(served.ctx.settings.lora_dir, "mine")
+    open_tab(tab, served.url)
+    fill(tab, "name", "mine")
+    expect(tab.locator("#setting-name-help")).to_contain_text("this one becomes mine-2")
+
+
+def test_a_curve_that_differs_by_rounding_alone_is_drawn(tab: Page) -> None:
+    lines = tab.evaluate(
+        """async () => {
+          const url = new URL("page/static/training_chart.js", location.href);
+          const { Chart } = await import(url);
+          const place = document.createElement("div");
+          place.style.width = "400px";
+          document.body.append(place);
+          const points = [[1, 0.1], [2, 0.10000000000000002]];
+          const series = [{ name: "loss", kind: "line", colour: "c0", points }];
+          new Chart(place, { label: "Loss" }).draw(series);
+          return place.querySelectorAll(".chart-grid").length;
+        }"""
+    )
+    assert 1 <= lines < 10
+
+
+def test_a_finished_lora_becomes_a_model_that_is_loaded(
+    tab: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, loras = served.ctx.settings.model_dir, served.ctx.settings.lora_dir
+
+    async def merging(wish: ExportWish, folders: RunFolders, report: Any) -> str:
+        assert (wish.subject, wish.checkpoint) == ("little", None)
+        report("Merging layer 1", 0.5)
+        await asyncio.sleep(0.5)
+        byte_level_base(put_llama(models, wish.to, TINY))
+        return "Exported."
+
+    monkeypatch.setattr(training_merge, "run_export", merging)
+    (put_lora(loras, "little") / "README.md").write_text("# About little")
+    stage(served, 0.01)
+    begin(tab)
+    tab.get_by_role("button", name="Merge into a model…").click(timeout=60_000)
+    expect(tab.get_by_label("Name in models/")).to_have_value("little-merged")
+    tab.get_by_label("Name in models/").fill("Tiny")
+    tab.get_by_role("dialog").get_by_role("button", name="Merge").click()
+    expect(tab.get_by_role("dialog")).to_contain_text("There is a folder Tiny already.")
+    tab.get_by_label("Name in models/").fill("whole")
+    tab.get_by_role("dialog").get_by_role("button", name="Merge").click()
+    expect(tab.locator("#run-merges")).to_contain_text("50 % · Merging layer 1")
+    expect(tab.locator("#run-merges")).to_contain_text("Exported.")
+    tab.get_by_role("button", name="Load whole").click()
+    expect(tab.locator("body[data-engine=ready] #strip-model")).to_be_visible()
+    expect(tab.locator("#setting-base")).to_contain_text("whole")
+    tab.get_by_role("button", name="Model card").click()
+    expect(tab.get_by_role("dialog")).to_contain_text("About little")
+    with tab.expect_download() as download:
+        tab.get_by_role("dialog").get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "little-card.md"
+
+
+def test_the_settings_of_a_run_are_used_again(tab: Page, served: Served) -> None:
+    stage(served, 0.01)
+    fill(tab, "lora_r-number", "4")
+    begin(tab)
+    expect(tab.locator(".run-head .word")).to_have_text("done")
+    fill(tab, "lora_r-number", "32")
+    tab.locator(".run-head").get_by_role("button", name="Settings").click()
+    tab.get_by_role("dialog").get_by_role("button", name="Use these settings").click()
+    expect(tab.get_by_role("dialog")).to_have_count(0)
+    expect(tab.locator("#setting-lora_r-number")).to_have_value("4")
+
+
 # -- looked at ------------------------------------------------------------------------
 
 
@@ -310,7 +410,6 @@ def test_the_tab_has_no_serious_fault(tab: Page, served: Served, theme: str, siz
 # -- the real thing -----------------------------------------------------------------------
 
 SHORTENED = {
-    "overlap_len": "16",
     "cutoff_len": "96",
     "micro_batch_size": "1",
     "lora_r-number": "4",

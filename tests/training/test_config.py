@@ -32,7 +32,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     [
         ({"eval_split": 0.1, "eval_datasets": ["a.json"]}, "eval_datasets"),
         ({"use_dora": True, "init_lora_weights": "pissa"}, "use_dora"),
-        ({"cutoff_len": 64, "overlap_len": 64}, "overlap_len"),
+        ({"sharding": "on", "load_in": "4bit"}, "sharding.*load_in"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -40,6 +40,12 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=both):
         from_mapping(entries)
+
+
+@pytest.mark.parametrize("length", [16, 64, 128])
+def test_a_short_length_is_no_affair_of_the_overlap_of_raw_text(length: int) -> None:
+    config = from_mapping({"cutoff_len": length})
+    assert config.overlap_len >= config.cutoff_len
 
 
 def test_an_unknown_setting_names_the_nearest() -> None:

@@ -125,3 +125,50 @@ def test_the_processor_computes_in_32_bits(precision: str) -> None:
     about = inspection(LLAMA_2_7B)
     found = make_training_plan(TrainingConfig(precision=precision), about, machine())
     assert (found.device, found.base) == ("cpu", 4 * PARAMETERS)
+
+
+def two_cards(gigabytes: float, ram: float = 64, **config: Any) -> TrainingPlan:
+    cards = machine(gigabytes, gigabytes, ram=ram)
+    return make_training_plan(TrainingConfig(**config), inspection(LLAMA_2_7B), cards)
+
+
+def test_a_base_that_no_card_holds_is_spread_over_two() -> None:
+    assert not plan(12).fits
+    found = two_cards(12)
+    assert found.fits and (found.shares, found.loaders) == (2, 2)
+    assert found.base == PARAMETERS
+    assert found.kept_layers == 0, "our own layers want whole weights"
+    assert found.notes[0].startswith("One card does not hold the base: 2 processes share")
+    assert "13.5 GB, 2 at a time" in found.notes[0]
+    assert two_cards(24).shares == 1, "a base that a card holds stays whole"
+
+
+def test_a_base_is_read_by_turns_where_the_memory_is_short() -> None:
+    assert two_cards(12, ram=20).loaders == 1
+    short = two_cards(12, ram=10)
+    assert not short.fits
+    assert "read into the processor's memory first, which takes 13.5 GB" in short.message
+
+
+def test_the_base_is_spread_as_the_config_says() -> None:
+    assert two_cards(80, sharding="on").shares == 2
+    assert two_cards(80, sharding="on", processes=1).shares == 1
+    off = two_cards(12, sharding="off")
+    assert not off.fits and "a base that the cards share" in off.remedy
+    both = two_cards(6)
+    assert not both.fits and "GB on each of 2 cards (base 6.74," in both.message
+
+
+def test_what_is_gathered_and_what_stays_whole_is_counted() -> None:
+    alone, spread = two_cards(80), two_cards(80, sharding="on")
+    layer, matrix = 2 * (4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096), 2 * 32_000 * 4096
+    assert spread.workspace - alone.workspace == pytest.approx(3 * layer, rel=1e-3)
+    whole = two_cards(80, sharding="on", train_embeddings=True, train_head=True)
+    assert whole.base == spread.base + matrix
+
+
+def test_a_quantized_base_is_spread_only_where_it_is_asked_for() -> None:
+    cards, about = machine(2, 2), inspection(LLAMA_2_7B, GPTQ)
+    assert make_training_plan(TrainingConfig(), about, cards).shares == 1
+    asked = make_training_plan(TrainingConfig(sharding="on"), about, machine(20, 20))
+    assert (asked.shares, asked.once, asked.base) == (2, True, PARAMETERS)

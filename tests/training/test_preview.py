@@ -112,8 +112,18 @@ def test_a_survey_counts_what_a_run_would_find(base: Path, folders: DataFolders)
     prepared = prepare(config("a.jsonl"), base, folders)
     assert found.lint == prepared.lint
     assert (found.tokens, found.learnt) == (prepared.real_tokens, prepared.learnt_tokens)
-    assert found.complete and found.rows == 2
+    assert found.complete and (found.rows, found.looked_at) == (2, 4)
     assert found.waste["packed"].share == 1.0
+
+
+def test_the_overlap_is_found_too_large_for_raw_text_alone(
+    base: Path, folders: DataFolders
+) -> None:
+    for name, expected in (("a.jsonl", 0), ("b.txt", 1)):
+        chosen = config(name, overlap_len=128)
+        found = survey(chosen, base, folders)
+        assert found.lint.count("overlap") == expected
+        assert prepare(chosen, base, folders).lint.count("overlap") == expected
 
 
 def test_a_survey_of_much_text_ends_early_and_says_so(

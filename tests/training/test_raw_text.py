@@ -45,6 +45,16 @@ def test_a_piece_begins_with_what_the_one_before_it_ended_with(tokenizer: FileTo
     assert second.masked.learnt[:11] == (False,) * 10 + (True,)
 
 
+def test_an_overlap_of_more_than_half_a_piece_is_cut_to_half_and_said(
+    tokenizer: FileTokenizer,
+) -> None:
+    cutting = Cutting(32, overlap=128)
+    first, second, *_ = cut_text(STORY, tokenizer, cutting)
+    assert second.masked.ids[:16] == first.masked.ids[-16:] and second.masked.learnt[16]
+    assert cutting.finding == ("Pieces of 32 tokens overlap by 16 instead of 128: by half at most.")
+    assert not Cutting(32, overlap=16).finding
+
+
 def test_pieces_end_and_begin_at_line_breaks_that_are_near(tokenizer: FileTokenizer) -> None:
     pieces = list(cut_text(STORY, tokenizer, Cutting(120, overlap=40, newline=80)))
     assert len(pieces) > 5

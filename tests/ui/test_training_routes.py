@@ -20,9 +20,11 @@ from modules.context import AppContext
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 from modules.loader.machine import Machine
+from modules.training import preview
 from modules.training.config import training_knobs
 from modules.training.launch import start
-from modules.ui import planning, training_sets
+from modules.training.tokenizer import FileTokenizer
+from modules.ui import planning, training_preview, training_sets
 from modules.ui.routes import add_routes
 from modules.ui.training import brief_json
 from tests.folders import TINY, put_llama, put_lora
@@ -227,6 +229,36 @@ async def test_the_lint_names_rows_and_the_shares_of_real_tokens(
     assert found["shares"]["packed"] == 1.0 >= found["shares"]["sorted"] > 0
 
 
+async def test_a_large_set_says_how_many_rows_were_looked_at(
+    ctx: AppContext, owner: httpx.AsyncClient, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "SAMPLE", 4)
+    found = await asked(owner, "lint", config=draft(put_set(ctx, "rows.jsonl", ALPACA)))
+    assert found["sampled"] == "Looked at the first 4 rows, which are not all."
+
+
+async def test_the_tokenizer_is_kept_until_its_folder_changes(
+    ctx: AppContext, owner: httpx.AsyncClient, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(folder: Path) -> FileTokenizer:
+        read.append(folder)
+        return FileTokenizer(folder)
+
+    monkeypatch.setattr(training_preview, "FileTokenizer", counted)
+    name = put_set(ctx, "rows.jsonl", ALPACA)
+    for index in (0, 1):
+        await asked(owner, "preview", config=draft(name), index=index)
+    assert len(read) == 1
+    (read[0] / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    row = await asked(owner, "preview", config=draft(name), index=1)
+    assert len(read) == 2
+    assert "".join(piece for piece, _ in row["tokens"]).startswith("Question 1?")
+
+
 async def test_without_a_base_or_with_one_that_is_gone_the_preview_says_why(
     ctx: AppContext, owner: httpx.AsyncClient
 ) -> None:
@@ -280,6 +312,16 @@ async def test_the_plan_has_the_parts_of_the_memory_and_the_micro_batch(
 
 
 # -- runs ---------------------------------------------------------------------------------
+
+
+async def test_the_plan_of_a_sweep_is_that_of_its_largest_run(
+    ctx: AppContext, owner: httpx.AsyncClient, base: str
+) -> None:
+    name = put_set(ctx, "rows.jsonl", ALPACA)
+    large = await asked(owner, "plan", config=draft(name, lora_r=64))
+    swept = await asked(owner, "plan", config=draft(name, lora_r=[8, 64, 16]))
+    assert swept["devices"][0]["parts"] == large["devices"][0]["parts"]
+    assert swept["notes"][0].startswith("Of the 3 runs")
 
 
 async def test_a_run_is_started_followed_and_kept(
@@ -386,6 +428,24 @@ async def test_where_another_model_is_loaded_the_base_is_offered_and_loaded(
     found = await asked(owner, "chat", run=run, step=10, load=True)
     assert found["name"] == "little@10"
     assert Path(engine.state.path).name == "Tiny"
+
+
+async def test_a_finished_lora_is_chatted_with_over_the_base_of_its_run(
+    ctx: AppContext, owner: httpx.AsyncClient, engine: FakeEngine, base: str
+) -> None:
+    run = await ran(ctx, owner)
+    put_lora(ctx.settings.lora_dir, "little")
+    assert (await asked(owner, "chat", run=run, lora="little"))["base"] == "Tiny"
+    await use_base(ctx, engine)
+    assert (await asked(owner, "chat", run=run, lora="little"))["name"] == "little"
+
+
+async def test_the_model_card_of_a_run_is_that_of_its_lora(
+    ctx: AppContext, owner: httpx.AsyncClient, base: str
+) -> None:
+    run = await ran(ctx, owner)
+    (put_lora(ctx.settings.lora_dir, "little") / "README.md").write_text("# little")
+    assert (await got(owner, f"runs/{run}/files/card"))["text"] == "# little"
 
 
 async def test_a_checkpoint_that_is_gone_says_so(

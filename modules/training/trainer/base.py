@@ -38,14 +38,16 @@ def load_base(
     progress: Callable[[str, float], None],
     *,
     once: bool = True,
+    aside: bool = False,
 ) -> Base:
     """Load what lies in `folder`, after every check that the chat's models pass.
 
-    `once` dequantizes a quantized base as a whole. Raises ModelError in its kinds.
+    `once` dequantizes a quantized base as a whole. `aside` leaves it in the processor's memory,
+    in the numbers that `device` computes in. Raises ModelError in its kinds.
     """
     dtype, options = _dtype(config.precision, device), load_options(config, device)
     check_checkpoint(folder, options)
-    loaded = load(folder, progress, options, placement={"": str(device)})
+    loaded = load(folder, progress, options, placement={"": "cpu" if aside else str(device)})
     how = _settle(loaded, dtype, once=once)
     return Base(folder, loaded.model, loaded.tokenizer, dtype, how)
 

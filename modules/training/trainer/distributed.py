@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,11 +25,15 @@ _TIMEOUT = datetime.timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among `size` of them; `rank` 0 is the one that writes."""
+    """This process among `size` of them; `rank` 0 is the one that writes.
+
+    `in_step` says that the base is spread over them, so that none computes without the others.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    in_step: bool = False
 
     @property
     def first(self) -> bool:
@@ -38,6 +43,22 @@ class World:
     def share(self, micro_batches: Sequence[list[int]]) -> list[list[int]]:
         """Those of a step's micro batches that this process computes."""
         return list(micro_batches[self.rank :: self.size])
+
+    def idle(self, micro_batches: Sequence[list[int]]) -> list[int] | None:
+        """One that this process computes for nothing behind its share, to keep step."""
+        left_over = len(micro_batches) % self.size
+        return micro_batches[0] if self.in_step and 0 < left_over <= self.rank else None
+
+    @contextmanager
+    def in_turns(self, at_once: int) -> Iterator[None]:
+        """Let `at_once` processes do something together, and then the next ones."""
+        turns = -(-self.size // at_once)
+        mine = self.rank // at_once
+        for _ in range(mine):
+            self.sum(0.0)
+        yield
+        for _ in range(mine, turns):
+            self.sum(0.0)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make every gradient the sum of those of all processes."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modules.errors import TrainingError
 from modules.training.config import TrainingConfig
@@ -27,7 +28,12 @@ from modules.training.masking import Masked
 from modules.training.trainer.batches import Order, collate, learnt_tokens
 from modules.training.trainer.distributed import World
 from modules.training.trainer.lora import Lora
-from modules.training.trainer.memory_faults import OUT_OF_MEMORY, free_memory, is_out_of_memory
+from modules.training.trainer.memory_faults import (
+    OUT_OF_MEMORY,
+    OutOfStepError,
+    free_memory,
+    is_out_of_memory,
+)
 from modules.training.trainer.objective import Objective
 from modules.training.trainer.optimize import Optimization
 
@@ -154,8 +160,7 @@ class Loop:
             try:
                 loss = self._gradients()
             except OUT_OF_MEMORY as error:
-                if not is_out_of_memory(error):
-                    raise
+                self._must_survive(error)
                 short = True
             if not any(self._parts.world.most(short)):
                 return self._parts.world.sum(loss)[0]
@@ -171,12 +176,25 @@ class Loop:
         torch.manual_seed(_seed(parts.config.seed, state.step, world.rank))
         total = torch.zeros((), dtype=torch.float64, device=world.device)
         for part in world.share(micro_batches):
-            rows = [parts.rows[place] for place in part]
-            batch = collate(rows, packed=parts.packed, device=world.device)
-            loss = parts.objective(batch) / count
-            parts.optimization.backward(loss)
-            total += loss.detach()
+            total += self._gradients_of(part, count)
+        if (idle := world.idle(micro_batches)) is not None:
+            self._gradients_of(idle, math.inf)  # which are zero
         return float(total)
+
+    def _gradients_of(self, places: Sequence[int], count: float) -> Tensor:
+        parts = self._parts
+        rows = [parts.rows[place] for place in places]
+        batch = collate(rows, packed=parts.packed, device=parts.world.device)
+        loss = parts.objective(batch) / count
+        parts.optimization.backward(loss)
+        return loss.detach()
+
+    def _must_survive(self, error: BaseException) -> None:
+        """Raise what is no lack of memory, and what the other processes cannot wait for."""
+        if not is_out_of_memory(error):
+            raise error
+        if self._parts.world.in_step:
+            raise OutOfStepError from error
 
     def _make_room(self) -> None:
         parts, state = self._parts, self.state
@@ -268,8 +286,7 @@ class Loop:
         try:
             total, count = self._evaluation_loss()
         except OUT_OF_MEMORY as error:
-            if not is_out_of_memory(error):
-                raise
+            self._must_survive(error)
             short = True
         short_of_all, total, all_learnt = parts.world.most(short) + parts.world.sum(
             total, float(count)
@@ -299,13 +316,19 @@ class Loop:
         ]
         try:
             for part in parts.world.share(batches):
-                rows = [parts.evaluation[place] for place in part]
-                batch = collate(rows, packed=parts.packed, device=parts.world.device)
-                total += float(parts.objective(batch))
-                count += learnt_tokens(rows)
+                total += self._loss_of(part)
+                count += learnt_tokens([parts.evaluation[place] for place in part])
+            if (idle := parts.world.idle(batches)) is not None:
+                self._loss_of(idle)
         finally:
             parts.lora.model.train()
         return total, count
+
+    def _loss_of(self, places: Sequence[int]) -> float:
+        parts = self._parts
+        rows = [parts.evaluation[place] for place in places]
+        batch = collate(rows, packed=parts.packed, device=parts.world.device)
+        return float(parts.objective(batch))
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

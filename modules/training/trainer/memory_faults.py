@@ -6,7 +6,9 @@ import gc
 
 import torch
 
-__all__ = ["OUT_OF_MEMORY", "free_memory", "is_out_of_memory"]
+from modules.errors import TrainingError
+
+__all__ = ["OUT_OF_MEMORY", "OutOfStepError", "free_memory", "is_out_of_memory"]
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 """What to catch before `is_out_of_memory` is asked."""
@@ -25,3 +27,13 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+class OutOfStepError(TrainingError):
+    """Memory ran out in a process that the others wait for, so that it cannot try again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Memory ran out in one of the processes that the base is spread over.",
+            "Set a smaller micro_batch_size or cutoff_len, and resume the run.",
+        )

@@ -16,6 +16,7 @@ from modules.training.packing import IGNORED
 from modules.training.trainer.attention import NAME
 from modules.training.trainer.batches import Batch
 from modules.training.trainer.fast.loss import summed_loss
+from modules.training.trainer.sharded import is_sharded, type_of, whole
 
 __all__ = ["Objective"]
 
@@ -30,6 +31,7 @@ class Objective:
     `noise` is NEFTune's alpha: uniform noise on the embeddings of each row while training,
     of strength noise / sqrt(tokens of the row * size) (arxiv.org/abs/2310.05914). Where
     `packs` is False the model's attention cannot keep rows apart, and batches must be padded.
+    `sharded` says that all processes must call it together.
     """
 
     def __init__(self, model: PeftModel, dtype: torch.dtype, noise: float = 0.0) -> None:
@@ -38,6 +40,7 @@ class Objective:
         self._model = inner
         self._dtype = dtype
         self._noise = noise
+        self.sharded = is_sharded(inner)
         self._lengths: Tensor | None = None
         self._own_attention = str(inner.config._attn_implementation)
         _embeddings(inner).register_forward_hook(self._after_embeddings)
@@ -58,7 +61,10 @@ class Objective:
             self._lengths = lengths[:, None, None]
         with self.precision():
             if self._head is not None:
-                return summed_loss(self._hidden(batch), self._head.weight, batch.labels)
+                hidden = self._hidden(batch)
+                # The loss makes its gradients at once, and needs the head no more afterwards.
+                with whole(self._head):
+                    return summed_loss(hidden, self._head.weight, batch.labels)
             logits = self._model(**_arguments(batch)).logits[:, :-1].float()
         wanted = batch.labels[:, 1:]
         return functional.cross_entropy(
@@ -84,7 +90,9 @@ class Objective:
         if attention == NAME:
             self._model.set_attn_implementation(_PLAIN_ATTENTION)
         try:
-            with self.precision(), torch.inference_mode():
+            # Weights that are gathered in inference mode could not be trained over.
+            quiet = torch.no_grad() if self.sharded else torch.inference_mode()
+            with self.precision(), quiet:
                 yield self._model
         finally:
             self._model.set_attn_implementation(attention)
@@ -103,7 +111,7 @@ class Objective:
         strength = self._noise / (self._lengths * output.shape[-1]).sqrt()
         return output + torch.empty_like(output).uniform_(-1, 1) * strength.to(output)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _keeps_rows_apart(self) -> bool:
         """Whether two rows in a pack get the hidden states that each gets alone."""
         device = self._model.device
@@ -121,7 +129,7 @@ class Objective:
             return False
         return _alike(apart, packed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _head_is_all(self) -> bool:
         """Whether logits are the head's weight times the hidden states, and nothing more."""
         ids = torch.arange(1, 7, device=self._model.device)[None]
@@ -130,7 +138,8 @@ class Objective:
         assert head is not None
         with self.precision():
             hidden = self._hidden(batch)
-            own = functional.linear(hidden, head.weight.to(hidden.dtype))
+            with whole(head):
+                own = functional.linear(hidden, head.weight.to(hidden.dtype))
             return _alike(self._model(**_arguments(batch)).logits, own)
 
 
@@ -169,5 +178,5 @@ def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
     trained = getattr(head, "modules_to_save", None)
     if trained is not None:
         head = trained["default"]
-    plain = type(head) is nn.Linear and head.bias is None
+    plain = isinstance(head, nn.Linear) and type_of(head) is nn.Linear and head.bias is None
     return head if plain else None

@@ -23,15 +23,22 @@ def plan_run(config: TrainingConfig, base: Path, prepared: Prepared, world: Worl
     Raises ModelError for a base that cannot be loaded.
     """
     about = check_checkpoint(base, load_options(config, world.device))
-    plan = make_training_plan(config, about, this_machine(base), _work(config, prepared))
-    smallest, checkpointing, fewest = world.most(
-        -plan.micro_batch_size, plan.checkpointing, -plan.kept_layers
+    machine, work = this_machine(base), _work(config, prepared)
+    plan = make_training_plan(config, about, machine, work, processes=world.size)
+    (shares,) = world.most(plan.shares)
+    if shares > plan.shares:
+        # Another process found too little room for all of the base.
+        spread = dataclasses.replace(config, sharding="on")
+        plan = make_training_plan(spread, about, machine, work, processes=world.size)
+    smallest, checkpointing, fewest, loaders = world.most(
+        -plan.micro_batch_size, plan.checkpointing, -plan.kept_layers, -plan.loaders
     )
     return dataclasses.replace(
         plan,
         micro_batch_size=-int(smallest),
         checkpointing=bool(checkpointing),
         kept_layers=-int(fewest),
+        loaders=-int(loaders),
     )
 
 

@@ -60,6 +60,8 @@ class Responder:
             mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
             made = model.generate(  # type: ignore[operator]
                 torch.tensor(ids, device=model.device),
+                # Where all compute together, nobody ends before the others.
+                synced_gpus=self._objective.sharded,
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                     do_sample=False,

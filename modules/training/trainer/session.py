@@ -20,6 +20,8 @@ from modules.training.control import ControlReader
 from modules.training.dataset import DataFolders, Prepared
 from modules.training.events import (
     Event,
+    EventLog,
+    Failed,
     Finished,
     FinishReason,
     Sampled,
@@ -29,16 +31,22 @@ from modules.training.events import (
     Started,
     Warned,
 )
+from modules.training.launch import EVENTS
 from modules.training.templates import chat_format
 from modules.training.tokenizer import FileTokenizer
-from modules.training.trainer.base import load_base
+from modules.training.trainer.base import Base, load_base
 from modules.training.trainer.batches import Batching, Order
 from modules.training.trainer.checkpoint import Checkpoints, CheckpointState
 from modules.training.trainer.distributed import World
 from modules.training.trainer.fast import accelerate_model, keep_activations
 from modules.training.trainer.loop import Loop, Parts, RunState
 from modules.training.trainer.lora import Lora, add_lora, continue_lora
-from modules.training.trainer.memory_faults import OUT_OF_MEMORY, free_memory, is_out_of_memory
+from modules.training.trainer.memory_faults import (
+    OUT_OF_MEMORY,
+    OutOfStepError,
+    free_memory,
+    is_out_of_memory,
+)
 from modules.training.trainer.objective import Objective
 from modules.training.trainer.optimize import Optimization
 from modules.training.trainer.planning import plan_run
@@ -49,6 +57,7 @@ from modules.training.trainer.publication import (
 )
 from modules.training.trainer.samples import Responder
 from modules.training.trainer.score import HeldOut, read_held_out, score
+from modules.training.trainer.sharded import shard
 
 __all__ = ["Job", "Session"]
 
@@ -83,7 +92,6 @@ class Session:
         self._job = job
         self._config = config = job.config
         self._prepared = prepared
-        self._world = world
         self._report = report
         self._interrupted = interrupted
         self._held_out = self._read_held_out()
@@ -92,11 +100,12 @@ class Session:
             self._checkpoints.sweep()
         restored = self._checkpoints.load_last() if job.resume else None
         self._plan = plan_run(config, job.base, prepared, world)
+        self._world = dataclasses.replace(world, in_step=self._plan.shares > 1)
         if self._plan.message:
             report(Warned(text=f"{self._plan.message} {self._plan.remedy}".strip()))
-        once = self._plan.once
-        self._base = load_base(job.base, config, world.device, self._stage, once=once)
-        self._lora = self._make_lora()
+        with self._world.in_turns(self._plan.loaders or world.size):
+            self._base, self._lora, self._sharded = self._load()
+        self._world.align(self._lora.parameters())
         self._objective = Objective(self._lora.model, self._base.dtype, config.neftune_noise_alpha)
         self._responder = self._make_responder()
         self._batching = self._choose_batching()
@@ -124,14 +133,16 @@ class Session:
         config, data = self._config, self._job.data
         return read_held_out(data.find(config.held_out)) if config.held_out else []
 
-    def _make_lora(self) -> Lora:
-        job, base = self._job, self._base
+    def _load(self) -> tuple[Base, Lora, str]:
+        """The base, the LoRA over it, and how they are spread over the processes, in words."""
+        job, world, apart = self._job, self._world, self._world.in_step
+        once = self._plan.once
+        base = load_base(job.base, self._config, world.device, self._stage, once=once, aside=apart)
         if job.parent is not None:
             lora = continue_lora(base, self._config, job.parent)
         else:
             lora = add_lora(base, self._config)
-        self._world.align(lora.parameters())
-        return lora
+        return base, lora, shard(lora.model, world) if apart else ""
 
     def _make_responder(self) -> Responder:
         tokenizer = FileTokenizer(self._base.folder)
@@ -224,13 +235,27 @@ class Session:
             if reason == "patience":
                 self._return_to_best()
             self._finish(reason)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(StorageError):
                 self._note(state="failed", ended=time.time())
+            if isinstance(error, OutOfStepError) and not self._world.first:
+                self._tell_for_the_first(error)
             raise
 
+    def _tell_for_the_first(self, error: OutOfStepError) -> None:
+        """The first process waits for this one until it is ended, and will tell nothing."""
+        with contextlib.suppress(OSError):
+            log = EventLog(self._job.folder / EVENTS)
+            log.write(Failed(message=error.message, remedy=error.remedy))
+            log.close()
+
     def _accelerate(self) -> str:
-        """Swap in the fast path where it fits; what was done in words."""
+        """Swap in the fast path where it fits; what was done in words.
+
+        It computes with whole weights, so that spread ones keep to the plain path.
+        """
+        if self._sharded:
+            return self._sharded
         told = accelerate_model(self._lora.model)
         if self._state.checkpointing and self._plan.kept_layers:
             keep_activations(self._base.model, self._plan.kept_layers)
@@ -283,17 +308,19 @@ class Session:
 
     def _save(self, reason: str, best: bool) -> bool:
         """Write a checkpoint and answer the samples; False where memory ran out."""
-        if not self._world.first:
-            return True
         with self._surviving("saving a checkpoint, which was left out") as survived:
-            about = {**self._about(), "step": self._state.step}
-            path = self._checkpoints.save(
-                self._state.step, self._lora, about, self._checkpoint_state(), best=best
-            )
-            folder = str(path.relative_to(self._job.folder))
-            self._report(Saved(step=self._state.step, folder=folder, reason=reason))
+            if self._world.first:
+                self._write_checkpoint(reason, best)
             self._sample()
         return survived.whole
+
+    def _write_checkpoint(self, reason: str, best: bool) -> None:
+        about = {**self._about(), "step": self._state.step}
+        path = self._checkpoints.save(
+            self._state.step, self._lora, about, self._checkpoint_state(), best=best
+        )
+        folder = str(path.relative_to(self._job.folder))
+        self._report(Saved(step=self._state.step, folder=folder, reason=reason))
 
     def _checkpoint_state(self) -> CheckpointState:
         tensors, rest = self._optimization.state()
@@ -342,8 +369,13 @@ class Session:
 
     # -- answers ------------------------------------------------------------------------
 
+    @property
+    def _answers(self) -> bool:
+        """Whether this process computes answers: the first, or all where it cannot alone."""
+        return self._world.first or self._world.in_step
+
     def _sample(self) -> None:
-        if not self._config.sample_prompts or not self._world.first:
+        if not self._config.sample_prompts or not self._answers:
             return
         with self._surviving("answering the sample prompts"):
             replies = self._responder.replies(self._config.sample_prompts)
@@ -351,7 +383,7 @@ class Session:
                 self._report(Sampled(step=self._state.step, prompt=prompt, reply=reply))
 
     def _score(self) -> int | None:
-        if not self._held_out or not self._world.first:
+        if not self._held_out or not self._answers:
             return None
         self._stage("Answering the held-out prompts", 0.0)
         with self._surviving("answering the held-out prompts"):
@@ -375,6 +407,8 @@ class Session:
         except OUT_OF_MEMORY as error:
             if not is_out_of_memory(error):
                 raise
+            if self._world.in_step:
+                raise OutOfStepError from error
             survived.whole = False
             free_memory()
             self._report(Warned(text=f"Memory ran out while {what}."))

@@ -35,6 +35,7 @@ export function say(text, kind = "", undo = null) {
     place = element("div", { id: "toasts", role: "status" });
     document.body.append(place);
   }
+  for (const old of [...place.children]) if (old.firstChild.textContent === text) old.remove();
   const toast = element("div", { className: `toast ${kind}` }, element("span", {}, text));
   const close = () => toast.remove();
   if (undo) {

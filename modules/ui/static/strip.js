@@ -75,7 +75,7 @@ function drawTraining(bar) {
 
 function drawNotice(engine, all) {
   const notice = document.getElementById("notice");
-  const jobs = all.filter((one) => one.kind !== "download"); // the Model tab tells of those
+  const jobs = all.filter((one) => one.kind === "load"); // their tabs tell of the others
   const running = jobs.some((one) => one.state === "running" || one.state === "queued");
   const failed = jobs.find((one) => one.state === "failed");
   const error = engine.error ?? failed?.error ?? null;

@@ -2,12 +2,13 @@
 
 import { element, get as fetchJson, post, present, redraw, working } from "./net.js";
 import { drawCompare } from "./training_compare.js";
-import { takeSets } from "./training_data.js";
+import { setFault, takeSets } from "./training_data.js";
 import { draft, get, onDraft, set, sources } from "./training_draft.js";
 import { checked, examples } from "./training_file.js";
-import { buildForm, fault } from "./training_form.js";
+import { buildForm, fault, note } from "./training_form.js";
+import { drawMerges } from "./training_keep.js";
 import { drawLists } from "./training_lists.js";
-import { dataWord } from "./training_rows.js";
+import { dataFault, dataWord } from "./training_rows.js";
 import { drawRun } from "./training_run.js";
 
 const PACE_MS = 700;
@@ -19,6 +20,7 @@ export function drawTrainingTab(update) {
   tab.update = update.engine ? update : tab.update;
   if (update.training) tab.training = update.training;
   if (!byId("training-owner") || !tab.update) return;
+  if (update.merges) drawMerges(byId("run-merges"), update.merges, again);
   const { admin } = tab.update.engine;
   byId("training-guest").hidden = admin;
   byId("training-owner").hidden = !admin;
@@ -43,6 +45,11 @@ async function setUp() {
   examples(setup.examples);
   tab.ready = true;
   drawSteps();
+}
+
+/** There are models or LoRAs that the form has not heard of. */
+function again() {
+  if (tab.ready && !byId("training-settings").contains(document.activeElement)) setUp();
 }
 
 // -- the runs -----------------------------------------------------------------------------
@@ -106,11 +113,10 @@ function overlay(id, on) {
   look();
 }
 
-/** The checkpoints of the run that is shown, the last first, and what lies in loras/. */
+/** The checkpoints of the run that is shown and of those that were, and what lies in loras/. */
 function choices(run) {
-  const points = (run?.checkpoints ?? []).toReversed().map((one) => ({ value: `${run.id}@${one.step}`, label: `${run.name}@${one.step}` }));
-  const others = [...tab.overlaid].map((id) => tab.details.get(id)).filter(Boolean);
-  for (const other of others) points.push(...other.checkpoints.toReversed().map((one) => ({ value: `${other.id}@${one.step}`, label: `${other.name}@${one.step}` })));
+  const others = [...tab.details.values()].filter((one) => one.id !== run?.id && tab.runs.some(({ id }) => id === one.id));
+  const points = [run, ...others].filter(Boolean).flatMap((one) => one.checkpoints.toReversed().map(({ step }) => ({ value: `${one.id}@${step}`, label: `${one.name}@${step}` })));
   const made = tab.runs.map((one) => one.adapter).filter(Boolean);
   return [...points, ...[...new Set([...made, ...tab.loras])].map((name) => ({ value: `lora:${name}`, label: name }))];
 }
@@ -118,14 +124,26 @@ function choices(run) {
 // -- start --------------------------------------------------------------------------------
 
 function drawStart() {
-  const { problem, runs, plan } = checked();
+  const { problem, runs, plan, refused } = checked();
   const busy = tab.runs.some((one) => ["running", "queued"].includes(one.state));
   const missing = !sources().length ? "Choose data first." : !get("base") ? "Choose a base model first." : "";
   const word = `${busy ? "Add to queue" : "Start"}${runs > 1 ? ` (${runs} runs)` : ""}`;
-  const told = missing || (problem ? `${problem.message} ${problem.remedy}` : plan?.message || tab.training?.note || "");
-  const start = element("button", { type: "button", id: "run-go", className: "primary", disabled: Boolean(missing || problem) }, word);
+  const wrong = missing ? "" : problem ? `${problem.message} ${problem.remedy}` : refused || setFault() || dataFault();
+  const told = missing || wrong || plan?.message || tab.training?.note || "";
+  const start = element("button", { type: "button", id: "run-go", className: "primary", disabled: Boolean(missing || wrong) }, word);
   start.onclick = () => begin(start);
-  redraw(byId("run-start"), [word, told, Boolean(missing || problem), tab.fault], element("span", { className: tab.fault || (problem && !missing) ? "fault" : "soft", role: "status" }, tab.fault || told), start);
+  redraw(byId("run-start"), [word, told, Boolean(missing || wrong), tab.fault], element("span", { className: tab.fault || wrong ? "fault" : "soft", role: "status" }, tab.fault || told), start);
+  note("name", taken());
+}
+
+/** What a LoRA will be called whose name another has. */
+function taken() {
+  const names = new Set([...tab.loras, ...tab.runs.map((one) => one.adapter)]);
+  const name = get("name");
+  if (!name || !names.has(name)) return "";
+  let number = 2;
+  while (names.has(`${name}-${number}`)) number++;
+  return `There is a loras/${name} already; this one becomes ${name}-${number}.`;
 }
 
 async function begin(button) {

@@ -22,10 +22,10 @@ export function figure(value) {
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((one) => one * power >= rough * 0.999);
-  const found = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) found.push(Number(at.toPrecision(12)));
-  return found;
+  const step = power * [1, 2, 2.5, 5, 10].find((one) => one * power >= rough * 0.9);
+  const first = Math.ceil(low / step);
+  const length = Math.min(4 * count, Math.max(0, Math.floor(high / step + 1e-6) - first + 1)) || 0;
+  return Array.from({ length }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
 function logTicks(low, high) {
@@ -88,7 +88,8 @@ export class Chart {
     let [low, high] = [values[0], values.at(-1)];
     if (this.log) [low, high] = [low / 1.1, high * 1.1];
     else {
-      const room = (high - low || Math.abs(high) || 1) * 0.06;
+      const flat = high - low < 1e-6 * Math.abs(high); // what differs by rounding alone is a straight line
+      const room = (flat ? Math.abs(high) : high - low || 1) * 0.06;
       [low, high] = [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
     }
     const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, this.height - MARGIN.bottom];
@@ -107,7 +108,7 @@ export class Chart {
       parts.push(shape("text", { class: "chart-tick", x: MARGIN.left - 7, y: y + 4, "text-anchor": "end" }, figure(value)));
     }
     const bottom = this.height - MARGIN.bottom;
-    for (const step of ticks(this.first, this.last, Math.max(2, Math.floor(width / 110))).filter(Number.isInteger)) {
+    for (const step of ticks(this.first, this.last, Math.max(3, Math.floor(width / 110))).filter(Number.isInteger)) {
       if (this.x(step) > width - 46) continue; // where the unit stands
       parts.push(shape("text", { class: "chart-tick", x: this.x(step), y: bottom + 17, "text-anchor": "middle" }, step.toLocaleString()));
     }

@@ -60,6 +60,7 @@ async function run(prompt) {
       fault(data.message ? `${data.message} ${data.remedy ?? ""}` : `The server answered ${answer.status}.`);
     } else {
       byId("compare-answers").hidden = false;
+      byId("compare-answers").scrollIntoView({ block: "nearest" });
       await read(answer.body, fault);
     }
   } catch (error) {

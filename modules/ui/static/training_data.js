@@ -102,7 +102,7 @@ function detail(set, { role, entry }, id) {
 
 function form(set, entry, role, id) {
   const place = element("div", { className: "set-form" });
-  const key = JSON.stringify([entry.path, entry.columns ?? {}, entry.format ?? ""]);
+  const key = lookKey(entry);
   const known = state.looks.get(key);
   if (known) drawForm(place, { set, entry, role, id }, known);
   else {
@@ -112,11 +112,23 @@ function form(set, entry, role, id) {
   return place;
 }
 
+/** What is wrong with the first set that is used and cannot be read; empty where all can. */
+export function setFault() {
+  for (const entry of [...sources(), ...sources("eval_datasets")]) {
+    const found = state.looks.get(lookKey(entry));
+    if (found?.problem) return `${entry.path}: ${found.problem}`;
+  }
+  return "";
+}
+
+const lookKey = (entry) => JSON.stringify([entry.path, entry.columns ?? {}, entry.format ?? ""]);
+
 async function look(entry, key) {
   const fault = (text) => ({ problem: text, keys: [], columns: {}, form: "" });
   let told = "";
   const found = (await post("training/datasets/look", { path: entry.path, columns: entry.columns ?? {}, format: entry.format ?? "" }, (text) => (told = text))) ?? fault(told);
   if (!told) state.looks.set(key, found);
+  document.dispatchEvent(new Event("training-checked"));
   return found;
 }
 
@@ -133,7 +145,9 @@ function drawForm(place, at, found) {
 
 function mapping({ set, entry, role, id }, found) {
   const pick = (to, label) => {
-    const options = [["", "(none)"], ...found.keys.map((key) => [key, key])];
+    const named = (entry.columns ?? {})[to];
+    const missing = named && !found.keys.includes(named) ? [[named, `${named} (not there)`]] : [];
+    const options = [["", "(none)"], ...missing, ...found.keys.map((key) => [key, key])];
     const select = element("select", { id: `${id}-${to}` }, ...options.map(([value, text]) => element("option", { value }, text)));
     select.value = (entry.columns ?? found.columns)[to] ?? "";
     select.onchange = () => {

@@ -8,12 +8,12 @@ import { fault } from "./training_form.js";
 import { drawPlan } from "./plan.js";
 import { workload } from "./training_rows.js";
 
-const state = { yaml: "", runs: 0, problem: null, plan: null };
+const state = { yaml: "", runs: 0, problem: null, plan: null, refused: "" };
 const byId = (id) => document.getElementById(id);
 let checking = null;
 let planning = null;
 
-/** How many runs the draft is, and what is wrong with it; `plan` may refuse it. */
+/** How many runs the draft is, and what is wrong with it; `plan` may warn, `refused` has no plan. */
 export const checked = () => state;
 
 function show(data) {
@@ -27,6 +27,7 @@ function show(data) {
 
 function drawMemory(data) {
   state.plan = data?.fault ? null : data;
+  state.refused = data?.fault ?? "";
   const place = byId("training-plan");
   if (!data) place.replaceChildren(element("p", { className: "soft" }, state.problem ? "The settings contradict each other." : "Choose a base model to see what a run takes."));
   else if (data.fault) place.replaceChildren(element("p", { className: "soft" }, data.fault));
@@ -34,11 +35,10 @@ function drawMemory(data) {
   document.dispatchEvent(new Event("training-checked"));
 }
 
-/** Take a YAML text in the place of the draft. */
-async function load(text) {
-  const told = byId("yaml-fault");
-  told.textContent = "";
-  const found = await post("training/read", { yaml: text }, (words) => (told.textContent = words));
+/** Take a YAML text in the place of the draft; `tell` says what is wrong with it. */
+export async function load(text, tell = (words) => (byId("yaml-fault").textContent = words)) {
+  tell("");
+  const found = await post("training/read", { yaml: text }, tell);
   if (!found) return false;
   take(found.config, "The settings of the file are taken.");
   return true;

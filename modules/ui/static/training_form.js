@@ -37,10 +37,21 @@ function baseRow(setup) {
   const options = setup.models.map((one) => element("option", { value: one.name, disabled: Boolean(one.problem) }, one.problem ? `${one.name}: ${one.problem}` : [one.name, one.kind].filter(Boolean).join(" · ")));
   const select = element("select", { id: "setting-base", "aria-describedby": "setting-base-help" }, element("option", { value: "" }, "Choose a model"), ...options);
   select.onchange = () => set("base", select.value);
-  const help = element("p", { className: "soft", id: "setting-base-help" }, "The model that the LoRA is trained on, 16-bit or quantized; it is not changed.");
+  const help = element("p", { className: "soft", id: "setting-base-help" }, "What the LoRA is trained on, 16-bit or quantized; it is not changed.");
   const node = element("div", { className: "setting wide" }, element("label", { htmlFor: "setting-base" }, "Base model"), select, help, told("base"));
-  rows.set("simple-base", { name: "base", node, draw: () => (select.value = get("base") ?? "") });
+  rows.set("simple-base", { name: "base", node, draw: () => (known(select, get("base") ?? ""), (select.value = get("base") ?? "")) });
   return node;
+}
+
+/** What a file names and this Lantern has not is shown all the same. */
+function known(select, value) {
+  if (![...select.options].some((one) => one.value === value)) select.append(element("option", { value }, `${value} (not here)`));
+}
+
+/** Something to know beside the help of a setting; empty to take it back. */
+export function note(name, text) {
+  const help = byId(`setting-${name}-help`);
+  if (help) help.textContent = `${draft.knobs[name].help} ${text}`.trim();
 }
 
 // -- one setting --------------------------------------------------------------------------
@@ -74,8 +85,7 @@ function choiceInput(field, id) {
   input.onchange = () => (set(field.name, input.value), drawForm());
   const draw = () => {
     const now = String(get(field.name));
-    // What a file names and this Lantern has not is shown all the same.
-    if (![...input.options].some((one) => one.value === now)) input.append(element("option", { value: now }, now));
+    known(input, now);
     input.value = now;
   };
   return { input, draw };
@@ -148,7 +158,8 @@ export const short = (value) => (typeof value === "number" ? String(Number(value
 export function drawForm() {
   for (const { name, node, draw, back } of rows.values()) {
     draw();
-    const differs = changed(name);
+    // Every run has a base and a name of its own.
+    const differs = changed(name) && !["base", "name"].includes(name);
     node.classList.toggle("changed", differs);
     if (back) back.disabled = !differs;
   }

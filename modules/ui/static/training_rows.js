@@ -7,7 +7,7 @@ import { get, onDraft, set, sources } from "./training_draft.js";
 const LEARN = [["replies", "all replies"], ["last reply", "the last reply"], ["everything", "everything"]];
 const KINDS = {
   duplicate: "the same as another row", "two answers": "one question, two answers", leaked: "evaluated on, and learnt as well",
-  truncated: "too long, and cut", columns: "with columns that tell nothing", "empty reply": "empty reply", "empty prompt": "empty prompt", empty: "empty", "no JSON": "no JSON",
+  truncated: "too long, and cut", overlap: "overlap of raw text", columns: "with columns that tell nothing", column: "without a column that is asked for", characters: "with half a character", fields: "with more fields than columns", "no object": "not an object", "nothing learnt": "in which nothing is learnt", template: "refused by the chat template", "too long": "too long, and left out", "empty reply": "empty reply", "empty prompt": "empty prompt", empty: "empty", "no JSON": "no JSON",
 };
 const shown = { index: 0, tokens: false, rows: null, lint: null, key: "" };
 let rows = null;
@@ -33,7 +33,7 @@ const ready = () => sources().length > 0 && Boolean(get("base"));
 function drawRow() {
   const place = byId("row-view");
   const data = shown.rows;
-  if (!sources().length) return place.replaceChildren(element("p", { className: "soft view-none" }, "Choose a set at the left, and its rows are shown here as the model will read them."));
+  if (!sources().length) return place.replaceChildren(element("p", { className: "soft view-none" }, "Choose a set, and its rows are shown here as the model will read them."));
   if (!get("base")) return place.replaceChildren(element("p", { className: "soft view-none" }, "Choose a base model below: its chat template decides how a row is read."));
   if (!data) return place.replaceChildren(element("p", { className: "soft view-none" }, "Reading the rows…"));
   const children = [head(data)]; // also where the row cannot be shown, so that one can go on
@@ -62,7 +62,7 @@ function head(data) {
   return element(
     "div",
     { className: "row-head" },
-    element("span", { className: "row-steps" }, step("row-before", "‹", "The row before", -1), number, element("span", { className: "soft" }, data.total ? `of ${data.total.toLocaleString()}` : ""), step("row-next", "›", "The next row", 1)),
+    element("span", { className: "row-steps" }, step("row-before", "‹", "The row before", -1), number, element("span", { className: "soft" }, data.total ? `of ${data.more ? "more than " : ""}${data.total.toLocaleString()}` : ""), step("row-next", "›", "The next row", 1)),
     element("span", { className: "soft row-place" }, data.place ?? ""),
     element("label", { className: "row-switch" }, element("span", { className: "soft" }, "Learn from"), learn),
     element("label", { className: "row-switch" }, box, "Tokens"),
@@ -94,8 +94,15 @@ function legend(data) {
     { className: "row-legend soft" },
     element("span", {}, element("mark", { className: "learnt" }, "learnt"), ` ${learnt.toLocaleString()} tokens`),
     element("span", {}, `read only ${(data.tokens.length - learnt).toLocaleString()}`),
+    data.template ? element("span", { className: "row-template" }, templateWord(data.template)) : null,
     data.note ? element("span", { className: "warning" }, data.note) : null,
   );
+}
+
+/** "own: The model brings its own." as a reader has it. */
+function templateWord(template) {
+  const [key, reason] = [template.split(":")[0], template.slice(template.indexOf(":") + 1).trim()];
+  return key === "own" ? "Chat template: the model's own" : `Chat template: ${key}. ${reason}`;
 }
 
 // -- the set as a whole -------------------------------------------------------------------
@@ -103,13 +110,14 @@ function legend(data) {
 function drawLint() {
   const place = byId("lint-view");
   const data = shown.lint;
+  place.classList.toggle("asked", ready());
   if (!ready()) return place.replaceChildren();
   if (!data) return place.replaceChildren(element("p", { className: "soft" }, "Counting its tokens…"));
   if (data.fault) {
     // The row says it already where both stumble over the same thing.
     return place.replaceChildren(...(shown.rows?.fault === data.fault ? [] : [element("p", { className: "fault", role: "status" }, data.fault)]));
   }
-  const facts = [`${data.examples.toLocaleString()} rows`, `${data.tokens.toLocaleString()} tokens`, `longest ${data.longest.toLocaleString()}`, `${percent(data.truncated)} cut at ${get("cutoff_len")}`];
+  const facts = [`${data.examples.toLocaleString()} rows`, `${data.tokens.toLocaleString()} tokens`, `longest ${data.longest.toLocaleString()}`, `${percent(data.truncated)} cut at ${[get("cutoff_len")].flat()[0].toLocaleString()}`];
   if (data.evaluation) facts.push(`${data.evaluation.toLocaleString()} rows to evaluate on`);
   const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.dataset.kind));
   return place.replaceChildren(
@@ -157,6 +165,12 @@ export function workload() {
   return { tokens: Math.min(length, shown.lint.longest), units: shown.lint.examples };
 }
 
+/** Why nothing can be learnt from the data as it is; empty where something can. */
+export function dataFault() {
+  if (!ready() || !shown.lint) return "";
+  return shown.lint.fault ?? (shown.lint.examples ? "" : "No row of the data can be learnt; what is found in the rows says why.");
+}
+
 /** What the steps at the top say of the data. */
 export function dataWord() {
   const count = sources().length;
@@ -177,7 +191,8 @@ present("row-view").then((place) => {
     },
   });
   lint = new Live({
-    place: byId("lint-view"),
+    // The plan and the start need the answer, whichever step one looks at.
+    place: document.querySelector(".training-steps"),
     path: "training/lint",
     question: () => (ready() ? { config: config() } : null),
     show: (data) => ((shown.lint = data), drawLint(), document.dispatchEvent(new Event("training-lint"))),

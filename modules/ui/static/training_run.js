@@ -1,10 +1,11 @@
 // The run that is looked at: what it does, its curves and numbers, and what can be done with it.
 
-import { button, openSheet } from "./dialogs.js";
+import { button } from "./dialogs.js";
 import { gigabytes } from "./figures.js";
-import { element, get as fetchJson, post, redraw, working } from "./net.js";
+import { element, post, redraw, working } from "./net.js";
 import { Chart, figure } from "./training_chart.js";
-import { drawSamples } from "./training_samples.js";
+import { fileButtons, mergeDialog } from "./training_keep.js";
+import { chatWith, drawSamples } from "./training_samples.js";
 
 export const WORDS = { queued: "waits", running: "runs", done: "done", stopped: "stopped", failed: "failed", lost: "broke off" };
 const view = { run: null, others: [], log: localStorage.getItem("lantern-training-log") === "1", parts: null, place: null };
@@ -18,6 +19,8 @@ export function drawRun(place, run, others) {
   }
   if (view.parts?.id !== run.id) build();
   drawHead();
+  // Of a run that broke down before its first step there is nothing to draw, and never will be.
+  view.parts.columns.hidden = !run.progress.step && ["failed", "stopped", "lost"].includes(run.state) && !others.length;
   drawCurves();
   drawNumbers();
   drawSamples(view.parts.samples, run);
@@ -28,9 +31,11 @@ function build() {
   const part = (className) => element("div", { className });
   const parts = { id: view.run.id, head: part("run-head"), status: part("run-status"), legend: part("chart-legend"), loss: part(), rate: part(), norm: part(), numbers: element("dl", { className: "run-numbers" }), samples: part("run-samples") };
   parts.status.setAttribute("role", "status");
+  parts.columns = part("run-columns");
   const small = (label, place) => element("figure", {}, element("figcaption", { className: "soft" }, label), place);
   const charts = element("div", { className: "run-charts" }, parts.legend, parts.loss, element("div", { className: "run-small" }, small("Learning rate", parts.rate), small("Gradient norm", parts.norm)));
-  view.place.replaceChildren(parts.head, parts.status, element("div", { className: "run-columns" }, charts, parts.numbers), parts.samples);
+  parts.columns.append(charts, parts.numbers);
+  view.place.replaceChildren(parts.head, parts.status, parts.columns, parts.samples);
   parts.charts = { loss: new Chart(parts.loss, { label: "Loss", height: 260 }), rate: new Chart(parts.rate, { label: "Learning rate", height: 110 }), norm: new Chart(parts.norm, { label: "Gradient norm", height: 110 }) };
   view.parts = parts;
 }
@@ -39,10 +44,16 @@ function build() {
 
 function drawHead() {
   const { run, parts } = view;
-  const running = run.state === "running";
-  const more = [button("Settings", "quiet", () => file(run, "config", "Settings")), button("Manifest", "quiet", () => file(run, "manifest", "Manifest")), button("Log", "quiet", () => file(run, "log", "Log"))];
-  redraw(parts.head, [run.id, run.state, run.can_save], element("h3", {}, run.name), element("span", { className: `word ${run.state}` }, WORDS[run.state]), element("span", { className: "run-more" }, ...more), ...(running ? acts(run) : []));
+  const buttons = run.state === "running" ? acts(run) : run.adapter ? keep(run) : [];
+  redraw(parts.head, [run.id, run.state, run.adapter], element("h3", {}, run.name), element("span", { className: `word ${run.state}` }, WORDS[run.state]), element("span", { className: "run-more" }, ...fileButtons(run)), ...buttons);
   drawStatus();
+}
+
+/** What can be done with the LoRA that a run made. */
+function keep(run) {
+  const chat = button("Chat with it", "", () => chatWith(chat, { lora: run.adapter, run: run.id }));
+  const merge = button("Merge into a model…", "", () => mergeDialog(merge, { lora: run.adapter }));
+  return [element("span", { className: "run-acts" }, chat, merge)];
 }
 
 function acts(run) {
@@ -93,7 +104,7 @@ const ENDS = { done: "All steps are done.", stopped: "It was stopped, with every
 function scores(all, last) {
   const percent = (one) => `${Math.round((100 * one.right) / one.of)} %`;
   const first = all[0];
-  return first === last ? `Held-out prompts: ${percent(last)} right at step ${last.step}.` : `Held-out prompts: ${percent(first)} right before, ${percent(last)} after step ${last.step}.`;
+  return first === last ? `Held-out prompts: ${percent(last)} right ${last.step ? `at step ${last.step}` : "before the first step"}.` : `Held-out prompts: ${percent(first)} right before, ${percent(last)} after step ${last.step}.`;
 }
 
 function bar(text, fraction, end) {
@@ -106,11 +117,6 @@ export function left(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `${minutes} min left` : `${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
-}
-
-async function file(run, name, title) {
-  const found = await fetchJson(`training/runs/${encodeURIComponent(run.id)}/files/${name}`);
-  if (found) openSheet(`${title} of ${run.name}`, [element("pre", { className: "run-file" }, found.text || "There is nothing in it yet.")]);
 }
 
 // -- curves and numbers -------------------------------------------------------------------
@@ -145,7 +151,7 @@ function drawNumbers() {
   const best = curves.evaluated.length ? curves.evaluated.reduce((low, one) => (one[1] < low[1] ? one : low)) : null;
   const facts = [["Loss, smoothed", progress.step ? figure(progress.smoothed) : "–", progress.step ? `last step ${figure(progress.loss)}` : ""]];
   if (best) facts.push(["Evaluation", figure(curves.evaluated.at(-1)[1]), `best ${figure(best[1])} at step ${best[0]}`]);
-  facts.push(["Epoch", progress.step ? progress.epoch.toFixed(2) : "–", `step ${progress.step.toLocaleString()} of ${progress.total_steps.toLocaleString()}`]);
+  facts.push(["Epoch", progress.step ? progress.epoch.toFixed(2) : "–", progress.total_steps ? `step ${progress.step.toLocaleString()} of ${progress.total_steps.toLocaleString()}` : ""]);
   facts.push(["Speed", progress.tokens_per_second ? `${Math.round(progress.tokens_per_second).toLocaleString()} tokens/s` : "–", "real tokens, no padding"]);
   const predicted = progress.predicted_bytes ? `predicted ${gigabytes(progress.predicted_bytes)}` : "";
   facts.push(["Memory", progress.memory_bytes ? gigabytes(progress.memory_bytes) : "–", predicted]);

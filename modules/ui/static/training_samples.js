@@ -5,6 +5,7 @@ import { button, openDialog } from "./dialogs.js";
 import { gigabytes } from "./figures.js";
 import { element, post, redraw, say, working } from "./net.js";
 import { figure } from "./training_chart.js";
+import { mergeDialog } from "./training_keep.js";
 
 const SHOWN = 4;
 let compare = () => {};
@@ -17,7 +18,7 @@ export function onCompare(run) {
 /** The checkpoints of a run with their answers, the latest first; before the first step last. */
 export function drawSamples(place, run) {
   const steps = [...new Set([...run.checkpoints.map((one) => one.step), ...run.samples.map((one) => one.step)])].sort((a, b) => b - a);
-  if (!steps.length) return redraw(place, [run.id], element("p", { className: "soft" }, run.state === "running" ? "Checkpoints come here, with what the LoRA answers to the sample prompts." : ""));
+  if (!steps.length) return redraw(place, [run.id, run.state], element("p", { className: "soft" }, run.state === "running" ? "Checkpoints come here, with what the LoRA answers to the sample prompts." : ""));
   const open = place.querySelector("details.older")?.open ?? false;
   const cards = steps.map((step) => card(run, step));
   const older = cards.slice(SHOWN);
@@ -41,7 +42,9 @@ function card(run, step) {
     chat.onclick = () => chatWith(chat, { run: run.id, step });
     const side = element("button", { type: "button", className: "quiet", ariaLabel: `Compare step ${step}` }, "Compare");
     side.onclick = () => compare({ run: run.id, step, name: `${run.name}@${step}` });
-    acts = element("footer", { className: "sample-acts" }, chat, side);
+    const merge = element("button", { type: "button", className: "quiet", ariaLabel: `Merge step ${step} into a model` }, "Merge…");
+    merge.onclick = () => mergeDialog(merge, { run: run.id, step });
+    acts = element("footer", { className: "sample-acts" }, chat, side, merge);
   }
   const said = samples.flatMap((one) => [element("dt", {}, one.prompt), element("dd", {}, one.reply || "(nothing)")]);
   return element("article", { className: "sample" }, head, said.length ? element("dl", {}, ...said) : null, acts);
@@ -50,7 +53,7 @@ function card(run, step) {
 /** Lay a checkpoint over the loaded base and open a chat with it; asks first to load the base. */
 export async function chatWith(pressed, about, load = false) {
   const back = working(pressed, load ? "Loading…" : "Applying…");
-  const place = pressed.closest("footer, .row-end, li")?.parentElement;
+  const place = pressed.closest("footer, .row-end, .run-acts, li")?.parentElement;
   place?.querySelector(":scope > .fault")?.remove();
   const fault = (text) => (place?.isConnected ? place.append(element("p", { className: "fault", role: "status" }, text)) : say(text, "fault"));
   const found = await post("training/chat", { ...about, load }, fault);

@@ -55,6 +55,7 @@ _RUN = """
 <section id="training-run" class="training-step" aria-labelledby="training-run-title">
   <header><h2 id="training-run-title" tabindex="-1">Run</h2>
     <div id="run-start" class="run-start"></div></header>
+  <div id="run-merges" hidden></div>
   <div id="run-view"></div>
   <div id="run-lists"></div>
   <div id="run-compare"></div>
