@@ -119,7 +119,9 @@ def test_a_killed_worker_leaves_the_text_and_is_loaded_again(page: Page, program
     open_greedy(page, program, endless=True)
     send(page, "Tell a long story about a lantern and a lighthouse.")
     expect(page.locator(".message.assistant.streaming .block").first).to_be_visible()
-    page.wait_for_timeout(500)
+    page.wait_for_function(
+        "() => document.querySelector('.message.assistant .rendered').innerText.length > 20"
+    )
     os.kill(program.worker(), signal.SIGKILL)
     cut = page.locator(".message.assistant.cut")
     expect(cut).to_contain_text("This reply was cut.")
