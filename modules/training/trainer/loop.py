@@ -8,12 +8,14 @@ number, so that a resumed run draws the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -339,6 +341,11 @@ def _memory(device: torch.device) -> int:
     """The most bytes taken until now: on the card, or by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    # Not what getrusage says where this is there: that begins with the peak of whoever forked it.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return 0
     import resource
