@@ -317,6 +317,19 @@ def test_what_would_keep_a_run_from_its_first_step_stands_beside_start(
     expect(told).to_be_empty()
 
 
+def test_an_answer_that_comes_before_its_draft_is_heard_of_is_not_lost(tab: Page) -> None:
+    use(tab, "lamps.jsonl")
+    expect(tab.locator(".lint-facts")).to_contain_text("41 rows")
+    # To and fro within the moment that changes are gathered in: the question is the same again.
+    box = tab.locator(".set[data-path='lamps.jsonl'] input[type=checkbox]")
+    tab.wait_for_timeout(1_000)
+    box.uncheck()
+    tab.wait_for_timeout(250)
+    box.check()
+    expect(tab.locator(".lint-facts")).to_contain_text("41 rows")
+    expect(tab.locator(".row-text mark")).to_contain_text("Lamp 0")
+
+
 def test_a_name_that_another_lora_has_is_told(tab: Page, served: Served) -> None:
     put_lora(served.ctx.settings.lora_dir, "mine")
     open_tab(tab, served.url)

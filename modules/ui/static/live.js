@@ -24,6 +24,13 @@ export class Live {
     this.timer = setTimeout(() => this.ask(), this.wait);
   }
 
+  /** Whoever threw the answer away wants it anew, also where the question is the same. */
+  again() {
+    this.key = "";
+    this.asked?.abort();
+    this.touch();
+  }
+
   async ask() {
     if (!this.seen || document.hidden) return;
     const body = this.question();

@@ -203,11 +203,15 @@ present("row-view").then((place) => {
 onDraft(() => {
   if (!rows) return;
   const key = JSON.stringify([sources(), sources("eval_datasets")]);
-  if (key !== shown.key) Object.assign(shown, { lint: null, index: shown.key ? 0 : shown.index }); // of other sets
+  const others = key !== shown.key;
+  if (others) Object.assign(shown, { lint: null, index: shown.key ? 0 : shown.index });
   shown.key = key;
   if (!ready()) shown.rows = null;
   drawRow();
   drawLint();
-  rows.touch();
-  lint.touch();
+  // A question that somebody asked before this was heard of may have been answered already.
+  if (ready()) rows.touch();
+  else rows.again();
+  if (others) lint.again();
+  else lint.touch();
 });
