@@ -356,7 +356,7 @@ def _changes(config: TrainingConfig, about: Inspection) -> Iterator[tuple[str, d
     if config.dequantize == "once":
         yield "a base that is dequantized layer by layer", {"dequantize": "automatic"}
     for length in (config.cutoff_len // 2, config.cutoff_len // 4):
-        if length >= 64 and config.overlap_len < length:
+        if length >= 64:
             yield f"a length of {length:,}", {"cutoff_len": length // 16 * 16}
     if about.quantization is None:
         for kind in ("8bit", "4bit"):

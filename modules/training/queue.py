@@ -198,8 +198,9 @@ class TrainingQueue:
         """Note what a process said last that ended by an error without an event of it."""
         with contextlib.suppress(LanternError):
             if self.store.get(run_id).state == "lost":
-                last = last_line(self.store.folder / run_id / LOG) or "The run did not start."
-                self._fail(run_id, LanternError(last))
+                last = last_line(self.store.folder / run_id / LOG)
+                told = LanternError(last or "The run did not start.", f"Its {LOG} may say why.")
+                self._fail(run_id, told)
 
     async def _follow(self, run_id: str, process: subprocess.Popen[bytes] | None) -> None:
         """Raise `changed` as the files of a run grow, until its process has ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -446,3 +447,23 @@ def test_a_removed_adapter_takes_along_what_was_computed_with_it(
     logits = runner.prefill(base, 1000)
     assert logits is not None
     assert close(logits[None], expected(ids, [], ()))
+
+
+def test_a_lora_is_applied_where_memory_is_too_short_to_stack_it(
+    checkpoint: Path,
+    folders: dict[str, Path],
+    expected: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("modules.engine.worker.llama.runner.LoraStack.__init__", short)
+    runner = llama_runner(base_model(checkpoint), CONTEXT, CONTEXT)
+    runner.load_adapter("plain", folders["plain"], IDS)
+    assert "Memory is short" in caplog.text
+    ids, rest, mix = ids_of(20), ids_of(2, seed=1), (("plain", 1.0),)
+    one = track(ids, mix)
+    found = torch.cat([beginning(runner, one)[None], computed(runner, one, rest)])
+    assert close(found, expected(ids, rest, mix))

@@ -53,6 +53,9 @@ class DecodeGraphs:
         says so.
         """
         for rung in sorted(rungs, reverse=True):
+            # A capture computes, too: with the rows of the step before, it would write over their
+            # keys and values, or over those of whoever has the blocks by now.
+            self._inputs.write([], rung, None)
             self._graph(rung, key, step)
 
     def run(

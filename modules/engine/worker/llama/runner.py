@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from modules.errors import EngineError
 from modules.loader.fast_runner import LADDER
 
 __all__ = ["LlamaRunner"]
+
+log = logging.getLogger(__name__)
 
 _MixesOf = Callable[[int], Mixes | None]
 """What LoRAs add in a forward of so many rows; asked anew by each, as a graph computes it anew."""
@@ -160,13 +163,18 @@ class LlamaRunner:
         if old is not None and self._graphs is not None:
             self._graphs.forget(lambda key: key is not old)
         chosen = LoraStack.chosen(self._adapters.low_rank())
-        if chosen:
-            like = self._model.weights.embedding
-            products = self._model.weights.stacked_products()
-            self._stack = stack = LoraStack(chosen, products, like, _MOST_ROWS)
-            if self._graphs is not None:
-                # The step of one chat, so that its next reply does not wait for it.
-                self._graphs.capture([1], stack, partial(self._step, stack.first))
+        if not chosen:
+            return
+        products = self._model.weights.stacked_products()
+        try:
+            stack = LoraStack(chosen, products, self._model.weights.embedding, _MOST_ROWS)
+        except torch.OutOfMemoryError:
+            log.warning("Memory is short: replies with LoRAs are slower.")
+            return
+        self._stack = stack
+        if self._graphs is not None:
+            # The step of one chat, so that its next reply does not wait for it.
+            self._graphs.capture([1], stack, partial(self._step, stack.first))
 
     def _chunk(self, track: Track, ids: list[int], wanted: int) -> Tensor:
         """Compute `ids` after what is computed; the logits [wanted, vocab] of the last ones."""
