@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,19 +81,15 @@ class Optimization:
         """All that a resumed run needs: tensors by name, and the rest as JSON takes it."""
         tensors: dict[str, Tensor] = {}
         plain: dict[str, Any] = {}
-        for index, entries in self._optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
-                kept = tensors if isinstance(value, Tensor) else plain
-                kept[f"{index}.{key}"] = value
+        for name, value in _flat(self._optimizer.state_dict()["state"]):
+            kept = tensors if isinstance(value, Tensor) else plain
+            kept[name] = value
         schedule = {k: v for k, v in self._scheduler.state_dict().items() if k != "lr_lambdas"}
         return tensors, {"values": plain, "schedule": schedule, "scale": self._scaler.state_dict()}
 
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
-        entries: dict[int, dict[str, Any]] = {}
-        for name, value in [*tensors.items(), *rest["values"].items()]:
-            index, _, key = name.partition(".")
-            entries.setdefault(int(index), {})[key] = value
+        entries = _nested([*tensors.items(), *rest["values"].items()])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
         lambdas = self._scheduler.state_dict()["lr_lambdas"]  # functions, and so never saved
@@ -103,6 +99,28 @@ class Optimization:
         ):
             group["lr"] = rate
         self._scaler.load_state_dict(dict(rest["scale"]))
+
+
+def _flat(state: Mapping[Any, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The values in a state, named by their place; bitsandbytes has tensors one level deeper."""
+    for key, value in state.items():
+        place = (*before, str(key))
+        if isinstance(value, Mapping):
+            yield from _flat(value, place)
+        else:
+            yield ".".join(place), value
+
+
+def _nested(values: Iterable[tuple[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The state that `_flat` named the values of, by the number of the parameter."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in values:
+        index, *between, key = name.split(".")
+        entry = state.setdefault(int(index), {})
+        for part in between:
+            entry = entry.setdefault(part, {})
+        entry[key] = value
+    return state
 
 
 def _groups(

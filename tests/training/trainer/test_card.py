@@ -35,3 +35,14 @@ def test_a_run_in_bf16_goes_on_from_its_checkpoint(place: Place) -> None:
     assert place.told(Started, "run")[0].how.startswith("bfloat16")
     assert place.run("run", "--resume", **config) == 0
     assert len(place.losses("run")) == len(whole)
+
+
+def test_a_run_with_8_bit_adamw_goes_on_from_its_checkpoint(place: Place) -> None:
+    pytest.importorskip("bitsandbytes")
+    # bitsandbytes keeps 8 bits of matrices with 4,096 numbers or more.
+    config = {"optimizer": "adamw_8bit", "max_steps": 6, "save_steps": 3, "processes": 1,
+              "precision": "fp32", "lora_r": 128, "lr_scheduler": "constant"}  # fmt: skip
+    whole = [step.loss for step in place.steps("whole", **config)]
+    place.steps("run", **{**config, "max_steps": 3})
+    assert place.run("run", "--resume", **config) == 0
+    assert place.losses("run") == pytest.approx(whole, rel=1e-4)
