@@ -38,8 +38,9 @@ LETTERS = "etaoin shrdlu "
 _AROUND = 68
 """Tokens that ChatML's marks make of single bytes around a question of six."""
 _WARM = 3
-_OFF = 0.01
-"""By how much losses on two cards may differ from those on one, relative, in bfloat16."""
+_OFF, _PLAIN_OFF = 0.01, 0.1
+"""By how much losses on two cards may differ from those on one, relative, in bfloat16, and where
+one of them computes on the plain path, which rounds away much of what a young LoRA makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +59,17 @@ class Run:
 
 
 RUNS = (
-    Run("one card"),
+    Run("one card, 16-bit"),
     Run("one card, 8-bit AdamW", config={"optimizer": "adamw_8bit"}),
     Run("one card, fp16", config={"precision": "fp16"}),
     Run("one card, GPTQ dequantized once", "gptq"),
     Run("one card, GPTQ by layer", "gptq", {"dequantize": "by layer"}),
     Run("one card, a base in 4 bits", config={"load_in": "4bit", "dequantize": "by layer"}),
-    Run("two cards, twice the tokens", cards=2, beside="one card"),
+    Run("two cards, twice the tokens", cards=2, beside="one card, 16-bit"),
     Run("two cards, the same tokens", config={"micro_batch_size": 0.5}, cards=2,
-        same_as="one card"),
+        same_as="one card, 16-bit"),
     Run("two cards, base spread", config={"micro_batch_size": 0.5, "sharding": "on"}, cards=2,
-        same_as="one card"),
+        same_as="one card, 16-bit"),
 )  # fmt: skip
 
 
@@ -165,7 +166,8 @@ def compare(rows: dict[str, Row]) -> list[str]:
         if run.same_as:
             off = apart(row["losses"], one["losses"])
             words += f", losses within {off:.2%}"
-            words = words if off < _OFF else "! " + words
+            most = _PLAIN_OFF if "spread" in row["how"] else _OFF
+            words = words if off < most else "! " + words
         told.append(words)
     return told
 
@@ -178,7 +180,7 @@ def main() -> None:
     add("--size", choices=tuple(SIZES), default="7b", help="shape of the model")
     add("--steps", type=int, default=16)
     add("--packs", type=int, default=8, help="of 1,024 tokens each, at once on each card")
-    add("--only", nargs="+", default=[], help="runs that have one of these in their names")
+    add("--only", nargs="+", default=[], help="runs whose names begin with one of these")
     add("--place", type=Path, help="folder for checkpoints and runs, which stay there")
     options = parser.parse_args()
     cards = torch.cuda.device_count()
@@ -186,7 +188,7 @@ def main() -> None:
         run
         for run in RUNS
         if run.cards <= max(1, cards)
-        and (not options.only or any(word in run.name for word in options.only))
+        and (not options.only or run.name.startswith(tuple(options.only)))
     ]
     with tempfile.TemporaryDirectory() as temporary:
         place = options.place or Path(temporary)

@@ -58,6 +58,7 @@ from modules.training.trainer.publication import (
 from modules.training.trainer.samples import Responder
 from modules.training.trainer.score import HeldOut, read_held_out, score
 from modules.training.trainer.sharded import shard
+from modules.training.trainer.two_tokenizers import difference
 
 __all__ = ["Job", "Session"]
 
@@ -146,6 +147,8 @@ class Session:
 
     def _make_responder(self) -> Responder:
         tokenizer = FileTokenizer(self._base.folder)
+        if told := difference(tokenizer, self._base.tokenizer, self._prepared.train):
+            self._report(Warned(text=told))
         chat = chat_format(self._config, tokenizer, self._base.folder)
 
         def decode(ids: list[int]) -> str:
