@@ -11,7 +11,7 @@ from modules.engine.worker.kernels.rows import HeadShape
 from modules.engine.worker.llama.lora_stack import (
     MOST_RANK,
     LoraStack,
-    LowRank,
+    Pair,
     StackedMixes,
     StackedProduct,
 )
@@ -28,19 +28,19 @@ PLACES = {
 MIXES: list[Mix] = [(), (("one", 1.0),), (("one", -0.5), ("two", 2.0)), (("two", 0.25),)]
 
 
-def pair(rank: int, size: int) -> LowRank:
+def pair(rank: int, size: int) -> Pair:
     return torch.randn(rank, IN), torch.randn(size, rank)
 
 
 @pytest.fixture
-def adapters() -> dict[str, dict[str, LowRank]]:
+def adapters() -> dict[str, dict[str, Pair]]:
     torch.manual_seed(0)
     one = {place: pair(4, size) for place, size in PLACES.items()}
     two = {place: pair(3, size) for place, size in PLACES.items() if "k_proj" not in place}
     return {"one": one, "two": two}
 
 
-def stack_of(adapters: dict[str, dict[str, LowRank]], paired: bool) -> LoraStack:
+def stack_of(adapters: dict[str, dict[str, Pair]], paired: bool) -> LoraStack:
     heads = HeadShape(4, 2, 16, paired)
     products = [
         StackedProduct.qkv("layer", heads),
@@ -52,7 +52,7 @@ def stack_of(adapters: dict[str, dict[str, LowRank]], paired: bool) -> LoraStack
 
 
 def meant(
-    adapters: dict[str, dict[str, LowRank]], places: list[str], x: Tensor, mixes: list[Mix]
+    adapters: dict[str, dict[str, Pair]], places: list[str], x: Tensor, mixes: list[Mix]
 ) -> Tensor:
     rows = []
     for row, mix in zip(x, mixes, strict=True):
@@ -68,7 +68,7 @@ def meant(
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_each_row_gets_what_its_own_mix_adds(
-    adapters: dict[str, dict[str, LowRank]], paired: bool
+    adapters: dict[str, dict[str, Pair]], paired: bool
 ) -> None:
     stack, x = stack_of(adapters, paired), torch.randn(4, IN)
     stack.write(MIXES)
@@ -89,7 +89,7 @@ def test_each_row_gets_what_its_own_mix_adds(
 
 
 def test_a_product_that_no_adapter_changes_is_left_alone(
-    adapters: dict[str, dict[str, LowRank]],
+    adapters: dict[str, dict[str, Pair]],
 ) -> None:
     output = torch.ones(2, 8)
     stack_of(adapters, False).uniform(MIXES[2]).add("lm_head", torch.randn(2, IN), output)
@@ -97,7 +97,7 @@ def test_a_product_that_no_adapter_changes_is_left_alone(
 
 
 def test_a_later_step_does_not_see_the_mixes_of_one_before(
-    adapters: dict[str, dict[str, LowRank]],
+    adapters: dict[str, dict[str, Pair]],
 ) -> None:
     stack = stack_of(adapters, False)
     stack.write(MIXES)

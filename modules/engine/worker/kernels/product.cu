@@ -12,9 +12,12 @@
 // from one 16 outputs to the next, and before the kernel waits for the one that makes x: so
 // memory is never idle. x lies in shared memory, normalised where that is asked for, if it fits.
 //
+// With LORA, t Bᵀ is added before the epilogue: t [rows, 16 * chunks] is what shrink.cu makes, and B
+// [outputs, 16 * chunks] lies as the tensor cores want it, so that it is a few inputs more.
+//
 // Compiled with BITS (4, 8), BFLOAT, NT (1, 2, 4), WN and WK (warps along outputs and inputs),
-// DEPTH, SHARED_X, NORM (only with SHARED_X), EPILOGUE, ZEROS, BIAS, HEAD_DIM, and GROUP_TILES,
-// the tiles of a group (0 where a group is half a tile).
+// DEPTH, SHARED_X, NORM (only with SHARED_X), EPILOGUE, ZEROS, BIAS, LORA, HEAD_DIM, and
+// GROUP_TILES, the tiles of a group (0 where a group is half a tile).
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -174,7 +177,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const u32* __restrict__ zeros,
         const u16* __restrict__ bias, const u16* x, const u16* __restrict__ gamma, u16* y,
         const float* __restrict__ cos_sin, const int* positions, const int* slots, u16* keys, u16* values,
-        int K, int N, int groups, int rows, int heads, int kv_heads, float eps) {
+        const u16* lora_t, const uint4* __restrict__ lora_b,
+        int K, int N, int groups, int rows, int heads, int kv_heads, int chunks, float eps) {
   extern __shared__ uint4 memory[];  // the rings, then the parts, then x
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int g = lane >> 2, q = lane & 3;
@@ -331,6 +335,12 @@ product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const 
 
   u32 offset = 0;  // of the stage in the ring
   for (int turn = 0; turn < turns; turn++) {
+#if LORA  // asked for before the weights are gone through, so that it is there after them
+    const uint4* ranks = lora_b + lane +
+        (size_t)min(((int)blockIdx.x + turn * (int)gridDim.x) * WN + along_n, all_n - 1) * chunks * 32;
+    uint4 first_ranks = make_uint4(0, 0, 0, 0);
+    if (along_k < chunks) first_ranks = __ldg(ranks + along_k * 32);
+#endif
     for (int at = begin; at < end; at++) {
       uint4 eights[2][NT];
 #pragma unroll
@@ -377,6 +387,21 @@ product(const uint4* __restrict__ weight, const u32* __restrict__ scales, const 
 #if SHARED_X
 #pragma unroll
     for (int t = 0; t < NT; t++) x_at[t] -= (end - begin) * x_step[t];
+#endif
+#if LORA
+    for (int c = along_k; c < chunks; c += WK) {
+      uint4 a = c == along_k ? first_ranks : __ldg(ranks + c * 32);
+#pragma unroll
+      for (int t = 0; t < NT; t++) {
+        u32 low = 0, high = 0;
+        if (t * 8 + g < rows) {
+          const u32* pairs = (const u32*)(lora_t + ((size_t)(t * 8 + g) * chunks + c) * 16);
+          low = pairs[q];
+          high = pairs[q + 4];
+        }
+        mma(total[t], (const u32*)&a, low, high);
+      }
+    }
 #endif
     // Two sets of parts in turn, so that one barrier is enough: who writes a set again has passed
     // the barrier after it was read.

@@ -20,7 +20,7 @@ from modules.engine.worker.kernels.launch import Kernel
 from modules.engine.worker.kernels.rows import Places
 from modules.engine.worker.kernels.tiles import Tiles
 
-__all__ = ["MOST_ROWS", "Norm", "ProductKernels", "Rope"]
+__all__ = ["MOST_ROWS", "LowRank", "Norm", "ProductKernels", "Rope"]
 
 MOST_ROWS = 64
 """Rows beyond which dequantizing and a dense product are faster."""
@@ -58,6 +58,14 @@ class Rope:
     heads: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """What LoRAs add to a product: t Bᵀ, with `t` [rows, ranks], and `b` as low_rank.py lays it."""
+
+    t: Tensor
+    b: Tensor
+
+
 class _Around(NamedTuple):
     """What is computed before and after a product."""
 
@@ -65,6 +73,7 @@ class _Around(NamedTuple):
     norm: Norm | None
     epilogue: Epilogue
     rope: Rope | None
+    low_rank: LowRank | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +109,9 @@ class _Shape:
         return warps * (self.depth * stage + 2 * self.row_tiles * 512)
 
 
-_Variant = tuple[_Shape, bool, bool, Epilogue, bool, int]
+_Variant = tuple[_Shape, bool, bool, Epilogue, bool, bool, int]
 """How the work is divided, whether x is shared and normalised, the epilogue, whether there is a
-bias, and the size of a head where the epilogue needs it."""
+bias and whether there are LoRAs, and the size of a head where the epilogue needs it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,13 +151,14 @@ class ProductKernels:
         norm: Norm | None = None,
         epilogue: Epilogue = "plain",
         rope: Rope | None = None,
+        low_rank: LowRank | None = None,
     ) -> Tensor:
         """x [rows, in] times W into y, for 1 to 64 rows; with `norm` where `norms` allows it.
 
         y is [rows, out] for plain and add (which adds to what is there), [rows, out / 2] for
         swiglu, and the queries [rows, heads * head_dim] for rope.
         """
-        around = _Around(bias, norm, epilogue, rope)
+        around = _Around(bias, norm, epilogue, rope, low_rank)
         count = x.shape[0]
         if count <= _AT_ONCE:
             self._multiply(weight, x, y, slice(None), around)
@@ -160,10 +170,11 @@ class ProductKernels:
 
     def _multiply(self, weight: Tiles, x: Tensor, y: Tensor, rows: slice, around: _Around) -> None:
         """Some `rows` of a product."""
-        bias, norm, epilogue, rope = around
+        bias, norm, epilogue, rope, low_rank = around
         count = x.shape[0]
         head_dim = 0 if rope is None else rope.keys.shape[-1]
-        asked = (self.shape_of, weight, count, norm is None, epilogue, bias is None, head_dim)
+        without = (norm is None, bias is None, low_rank is None)
+        asked = (self.shape_of, weight, count, without, epilogue, head_dim)
         way = self._ways.get(asked)
         if way is None:
             way = self._ways[asked] = self._way(weight, x, around)
@@ -175,6 +186,9 @@ class ProductKernels:
             at = rope.places
             turned = (at.cos_sin, at.positions[rows], at.slots[rows], rope.keys, rope.values)
             heads, kv_heads = rope.heads, rope.keys.shape[1]
+        t, b, chunks = none, none, 0
+        if low_rank is not None:
+            t, b, chunks = low_rank.t[rows], low_rank.b, low_rank.b.shape[1]
         way.kernel.launch(
             way.grid,
             way.threads,
@@ -184,10 +198,13 @@ class ProductKernels:
             gamma,
             y,
             *turned,
+            t,
+            b,
             *weight.sizes,
             count,
             heads,
             kv_heads,
+            chunks,
             float(eps),
             shared=way.shared,
         )
@@ -196,18 +213,17 @@ class ProductKernels:
         """How to launch a product. Looked up for every later one alike: computing it takes longer
         than a launch, and a prompt has hundreds of them. Raises ValueError for a norm that x is
         too large for."""
-        bias, norm, epilogue, rope = around
+        bias, norm, epilogue, rope, low_rank = around
         shape = self._fitting(x.shape[0], weight)
         shared = shape.shared(weight)
         shared_x = shared + x.nbytes <= self._shared
         if norm is not None and not shared_x:
             raise ValueError("x is too large to be normalised on the way.")
         head_dim = 0 if rope is None else rope.keys.shape[-1]
+        given = (bias is not None, low_rank is not None)
         blocks = -(-weight.out_features // (16 * shape.along_n))
         return _Way(
-            self._product(
-                weight, (shape, shared_x, norm is not None, epilogue, bias is not None, head_dim)
-            ),
+            self._product(weight, (shape, shared_x, norm is not None, epilogue, *given, head_dim)),
             (min(blocks, self._processors * shape.per_processor), 1, 1),
             32 * shape.along_n * shape.along_k,
             shared + (x.nbytes if shared_x else 0),
@@ -236,7 +252,7 @@ class ProductKernels:
         key = (*weight.form, None)
         kernel = self._compiled.get(key)
         if kernel is None:
-            unused = dict.fromkeys(("SHARED_X", "NORM", "EPILOGUE", "BIAS", "HEAD_DIM"), 0)
+            unused = dict.fromkeys(("SHARED_X", "NORM", "EPILOGUE", "BIAS", "LORA", "HEAD_DIM"), 0)
             unused |= dict.fromkeys(("NT", "WN", "WK", "DEPTH"), 1)
             kernel = self._compiled[key] = self._kernel("dequantize", weight, unused)
         tiles = weight.codes.shape[0] * weight.codes.shape[1]
@@ -248,7 +264,7 @@ class ProductKernels:
         key = (*weight.form, variant)
         found = self._compiled.get(key)
         if found is None:
-            shape, shared_x, normed, epilogue, biased, head_dim = variant
+            shape, shared_x, normed, epilogue, biased, adapted, head_dim = variant
             defines = {
                 "NT": shape.row_tiles,
                 "WN": shape.along_n,
@@ -258,6 +274,7 @@ class ProductKernels:
                 "NORM": int(normed),
                 "EPILOGUE": _EPILOGUES[epilogue],
                 "BIAS": int(biased),
+                "LORA": int(adapted),
                 "HEAD_DIM": head_dim,
             }
             found = self._compiled[key] = self._kernel("product", weight, defines)

@@ -7,12 +7,13 @@ with the interface that they had; a layer by itself goes on to be called as the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.engine.worker.kernels.product import MOST_ROWS, Norm, ProductKernels, Rope
+from modules.engine.worker.kernels.product import MOST_ROWS, LowRank, Norm, ProductKernels, Rope
 from modules.engine.worker.kernels.tiles import Tiles
 from modules.loader.quantization.linear import QuantizedLinear
 
@@ -52,29 +53,31 @@ class TiledLinear:
         """Whether the norm before the product can be, too."""
         return self.kernels.norms(self.tiles, rows)
 
-    def after_norm(self, h: Tensor, norm: Norm | None) -> Tensor:
-        """norm(h) Wᵀ + bias: [rows, out]."""
+    def after_norm(self, h: Tensor, norm: Norm | None, low_rank: LowRank | None = None) -> Tensor:
+        """norm(h) Wᵀ + bias: [rows, out]; here and below with what LoRAs add."""
         y = h.new_empty(len(h), self.tiles.out_features)
-        return self.kernels.multiply(self.tiles, h, y, bias=self.bias, norm=norm)
+        return self._multiply(h, y, norm=norm, low_rank=low_rank)
 
-    def turned(self, h: Tensor, norm: Norm | None, rope: Rope) -> Tensor:
+    def turned(
+        self, h: Tensor, norm: Norm | None, rope: Rope, low_rank: LowRank | None = None
+    ) -> Tensor:
         """Queries [rows, heads, head_dim] of norm(h); keys and values go into the cache."""
-        dim = rope.keys.shape[-1]
-        q = h.new_empty(len(h), rope.heads, dim)
+        q = h.new_empty(len(h), rope.heads, rope.keys.shape[-1])
         flat = q.view(len(h), -1)
-        self.kernels.multiply(
-            self.tiles, h, flat, bias=self.bias, norm=norm, epilogue="rope", rope=rope
-        )
+        self._multiply(h, flat, norm=norm, epilogue="rope", rope=rope, low_rank=low_rank)
         return q
 
-    def gated(self, h: Tensor, norm: Norm | None) -> Tensor:
+    def gated(self, h: Tensor, norm: Norm | None, low_rank: LowRank | None = None) -> Tensor:
         """silu(gate) * up of norm(h): [rows, out / 2]."""
         y = h.new_empty(len(h), self.tiles.out_features // 2)
-        return self.kernels.multiply(self.tiles, h, y, bias=self.bias, norm=norm, epilogue="swiglu")
+        return self._multiply(h, y, norm=norm, epilogue="swiglu", low_rank=low_rank)
 
-    def added(self, x: Tensor, h: Tensor) -> Tensor:
+    def added(self, x: Tensor, h: Tensor, low_rank: LowRank | None = None) -> Tensor:
         """h += x Wᵀ + bias."""
-        return self.kernels.multiply(self.tiles, x, h, bias=self.bias, epilogue="add")
+        return self._multiply(x, h, epilogue="add", low_rank=low_rank)
+
+    def _multiply(self, x: Tensor, y: Tensor, **around: Any) -> Tensor:
+        return self.kernels.multiply(self.tiles, x, y, bias=self.bias, **around)
 
 
 class _Part(QuantizedLinear):

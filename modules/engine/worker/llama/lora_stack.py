@@ -1,9 +1,10 @@
 """`LoraStack`: all plain LoRAs that are loaded as one pair of matrices for each product.
 
 The ranks of all adapters lie one after the other, and how much of each a row takes is a number
-for each of them: y += (x Aᵀ * weights) B. So rows with any mixes share three small kernels a
-product, and a captured step serves every mix; it is captured anew only when the set of adapters
-changes. What is more than low rank (DoRA, whole weights, embeddings) goes through `RowMixes`.
+for each of them: y += (x Aᵀ * weights) B. So rows with any mixes share one small kernel a product
+(kernels/low_rank.py; three in plain torch), and a captured step serves every mix; it is captured
+anew only when the set of adapters changes. What is more than low rank (DoRA, whole weights,
+embeddings) goes through `RowMixes`.
 
 The idea of one product for many adapters: https://arxiv.org/abs/2310.18547 (Punica).
 """
@@ -18,15 +19,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from modules.engine.mix import Mix
+from modules.engine.worker.kernels.low_rank import (
+    CHUNK,
+    LowRankKernels,
+    StackedRanks,
+    in_lanes,
+)
+from modules.engine.worker.kernels.product import LowRank, Norm
 from modules.engine.worker.kernels.rows import HeadShape
 from modules.engine.worker.llama.order import gate_up_order, qkv_order
 
-__all__ = ["LoraStack", "LowRank", "StackedMixes", "StackedProduct"]
+__all__ = ["LoraStack", "Pair", "StackedMixes", "StackedProduct"]
 
 MOST_RANK = 256
 """Of all adapters together: every row computes every rank, its own or not."""
 
-LowRank = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 """A [rank, in] and B [out, rank], with the scaling in B."""
 
 
@@ -67,12 +75,13 @@ class StackedProduct:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stacked:
     """`a` [ranks, in], `b` [ranks, out] in the order of the product; `owners` say whose rank each
-    is, by number, and `index` again, as int64 [ranks]."""
+    is, by number, and `index` again, as int64 [ranks]. `ranks` are the same for kernels."""
 
     a: Tensor
     b: Tensor
     owners: tuple[int, ...]
     index: Tensor
+    ranks: StackedRanks | None
 
 
 class LoraStack:
@@ -80,25 +89,28 @@ class LoraStack:
 
     def __init__(
         self,
-        adapters: Mapping[str, Mapping[str, LowRank]],
+        adapters: Mapping[str, Mapping[str, Pair]],
         products: Iterable[StackedProduct],
         like: Tensor,
         rows: int,
+        kernels: LowRankKernels | None = None,
     ) -> None:
         """`adapters` are low-rank pairs by name and place. Tensors have the dtype and the device
-        of `like`; steps have `rows` rows at most."""
+        of `like`; steps have `rows` rows at most. With `kernels` products can add on the way."""
         self.names = tuple(adapters)
         self._numbers = {name: number for number, name in enumerate(self.names)}
         self._like = like
+        self.kernels = kernels
         self._written: tuple[Mix, ...] = ()
         self.weights = like.new_zeros(rows, len(self.names))
-        made = ((p.name, _stacked(p, tuple(adapters.values()), like)) for p in products)
+        laid = kernels is not None
+        made = ((p.name, _stacked(p, tuple(adapters.values()), like, laid)) for p in products)
         self._stacked = {name: stacked for name, stacked in made if stacked is not None}
 
     @staticmethod
-    def chosen(adapters: Mapping[str, Mapping[str, LowRank]]) -> dict[str, Mapping[str, LowRank]]:
+    def chosen(adapters: Mapping[str, Mapping[str, Pair]]) -> dict[str, Mapping[str, Pair]]:
         """The first of `adapters` whose ranks together are few enough."""
-        chosen: dict[str, Mapping[str, LowRank]] = {}
+        chosen: dict[str, Mapping[str, Pair]] = {}
         left = MOST_RANK
         for name, places in adapters.items():
             left -= max(len(a) for a, _ in places.values())
@@ -145,8 +157,19 @@ class StackedMixes:
     def __init__(self, stack: LoraStack, weights: Tensor) -> None:
         self._stack = stack
         self._weights = weights
+        self.fuses = stack.kernels is not None
         # By whose the ranks are: the same for the products of all layers, mostly.
         self._masks: dict[tuple[int, ...], Tensor] = {}
+
+    def low_rank(self, place: str, x: Tensor, norm: Norm | None = None) -> LowRank | None:
+        """What the product called `place`, of x [rows, in] or of norm(x), has to add on the way.
+
+        Only where it `fuses`. None where adapters add nothing.
+        """
+        stacked, kernels = self._stack.of(place), self._stack.kernels
+        if stacked is None or stacked.ranks is None or kernels is None:
+            return None
+        return kernels.shrink(x, stacked.ranks, self._weights, norm)
 
     def add(self, place: str, x: Tensor, output: Tensor) -> None:
         """Add to the output [rows, out] of the product called `place`, whose input was x."""
@@ -168,9 +191,9 @@ class StackedMixes:
 
 
 def _stacked(
-    product: StackedProduct, adapters: Sequence[Mapping[str, LowRank]], like: Tensor
+    product: StackedProduct, adapters: Sequence[Mapping[str, Pair]], like: Tensor, laid: bool
 ) -> _Stacked | None:
-    """The ranks of all adapters for one product."""
+    """The ranks of all adapters for one product; `laid` also as kernels want them."""
     outputs = sum(size for _, size in product.places)
     all_a: list[Tensor] = []
     all_b: list[Tensor] = []
@@ -188,12 +211,16 @@ def _stacked(
             first += size
     if not owners:
         return None
+    if laid and (short := -len(owners) % CHUNK):
+        all_a.append(all_a[0].new_zeros(short, all_a[0].shape[1]))
+        all_b.append(all_b[0].new_zeros(short, outputs))
+        owners += [0] * short
+    a = torch.cat([part.to(like) for part in all_a])
     b = torch.cat([part.to(like) for part in all_b])
     if product.order is not None:
         b = b[:, product.order.to(b.device)]
-    return _Stacked(
-        torch.cat([part.to(like) for part in all_a]),
-        b.contiguous(),
-        tuple(owners),
-        torch.tensor(owners, device=like.device),
-    )
+    index = torch.tensor(owners, device=like.device)
+    ranks = None
+    if laid and outputs % 16 == 0 and a.shape[1] % 8 == 0:
+        ranks = StackedRanks(a, in_lanes(b), index.int())
+    return _Stacked(a, b.contiguous(), tuple(owners), index, ranks)

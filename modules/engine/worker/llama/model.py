@@ -2,8 +2,8 @@
 
 The same for a token of each of many sequences and for a chunk of one prompt; what differs is how
 attention finds the keys, which the caller says. Where the weights are in tiles and the rows few,
-a layer is five to seven kernels (`_fused`); else it is composed of plain steps (`_composed`),
-between which LoRAs add what they change.
+a layer is five to seven kernels (`_fused`), and four more with LoRAs that are stacked; else it is
+composed of plain steps (`_composed`), between which LoRAs add what they change.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from modules.engine.worker.kernels.cache_blocks import Blocks
-from modules.engine.worker.kernels.product import Norm, Rope
+from modules.engine.worker.kernels.product import LowRank, Norm, Rope
 from modules.engine.worker.kernels.rows import HeadShape, Places, Rows
 from modules.engine.worker.kernels.tiled_linear import TiledLinear
 from modules.engine.worker.llama.linear import Linear
 from modules.engine.worker.llama.lora import Mixes
-from modules.engine.worker.llama.lora_stack import StackedProduct
+from modules.engine.worker.llama.lora_stack import StackedMixes, StackedProduct
 from modules.engine.worker.llama.paged_cache import PagedCache
 from modules.engine.worker.llama.shape import Shape
 
@@ -76,7 +76,7 @@ class LlamaModel:
         self.weights = weights
         self.cache = cache
         self._rows = rows
-        self._in_tiles = all(map(_in_tiles, weights.layers))
+        self.in_tiles = all(map(_in_tiles, weights.layers))
 
     @torch.inference_mode()
     def hidden(
@@ -86,8 +86,11 @@ class LlamaModel:
         h = functional.embedding(tokens, self.weights.embedding)
         if mixes is not None:
             mixes.add("model.embed_tokens", tokens, h)
-        if mixes is None and self._fuses(len(tokens)):
-            return self._fused(h, places, attend)
+        if self._fuses(len(tokens)):
+            if mixes is None:
+                return self._fused(h, places, attend, None)
+            if isinstance(mixes, StackedMixes) and mixes.fuses:
+                return self._fused(h, places, attend, mixes)
         return self._composed(h, places, attend, mixes)
 
     @torch.inference_mode()
@@ -101,32 +104,41 @@ class LlamaModel:
     def _fuses(self, rows: int) -> bool:
         # What follows from the kind of weights alone was looked at once; the rest is alike.
         qkv = self.weights.layers[0].qkv
-        return self._in_tiles and isinstance(qkv, TiledLinear) and qkv.fuses(rows)
+        return self.in_tiles and isinstance(qkv, TiledLinear) and qkv.fuses(rows)
 
-    def _fused(self, h: Tensor, places: Places, attend: Attend) -> Tensor:
-        eps = self.shape.eps
+    def _fused(
+        self, h: Tensor, places: Places, attend: Attend, mixes: StackedMixes | None
+    ) -> Tensor:
+        def more(place: str, x: Tensor, norm: Norm | None = None) -> LowRank | None:
+            return None if mixes is None else mixes.low_rank(place, x, norm)
+
         for layer, (keys, values) in zip(self.weights.layers, self.cache.layers, strict=True):
             qkv, o, gate_up, down = layer.qkv, layer.o, layer.gate_up, layer.down
             assert isinstance(qkv, TiledLinear) and isinstance(o, TiledLinear)
             assert isinstance(gate_up, TiledLinear) and isinstance(down, TiledLinear)
-            if qkv.norms(len(h)):
-                x, norm = h, Norm(layer.input_norm, eps)
-            else:
-                x, norm = self._rows.rms_norm(h, layer.input_norm, eps), None
+            x, norm = self._before(qkv, h, layer.input_norm)
+            added = more(f"{layer.name}.qkv", x, norm)
             if isinstance(keys, Tensor) and isinstance(values, Tensor):
-                q = qkv.turned(x, norm, Rope(places, keys, values, self.shape.heads))
+                rope = Rope(places, keys, values, self.shape.heads)
+                q = qkv.turned(x, norm, rope, added)
             else:
                 # A scale is that of a whole head, of which a block of the product has a part.
-                outputs = qkv.after_norm(x, norm)
+                outputs = qkv.after_norm(x, norm, added)
                 q = self._rows.rope_into_cache(outputs, layer.heads, places, keys, values)
             attended = attend(q, keys, values).reshape(len(h), -1)
-            o.added(attended, h)
-            if gate_up.norms(len(h)):
-                gated = gate_up.gated(h, Norm(layer.post_norm, eps))
-            else:
-                gated = gate_up.gated(self._rows.rms_norm(h, layer.post_norm, eps), None)
-            down.added(gated, h)
-        return self._rows.rms_norm(h, self.weights.norm, eps)
+            o.added(attended, h, more(f"{layer.name}.self_attn.o_proj", attended))
+            x, norm = self._before(gate_up, h, layer.post_norm)
+            gated = gate_up.gated(x, norm, more(f"{layer.name}.gate_up", x, norm))
+            down.added(gated, h, more(f"{layer.name}.mlp.down_proj", gated))
+        return self._rows.rms_norm(h, self.weights.norm, self.shape.eps)
+
+    def _before(
+        self, product: TiledLinear, h: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Norm | None]:
+        """What a product is of: h, to be normalised on the way where it can be, or norm(h)."""
+        if product.norms(len(h)):
+            return h, Norm(weight, self.shape.eps)
+        return self._rows.rms_norm(h, weight, self.shape.eps), None
 
     def _composed(self, h: Tensor, places: Places, attend: Attend, mixes: Mixes | None) -> Tensor:
         rows, eps = self._rows, self.shape.eps

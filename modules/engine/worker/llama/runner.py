@@ -15,8 +15,11 @@ from modules.engine.protocol import AdapterInfo
 from modules.engine.worker.adapters import Adapters
 from modules.engine.worker.kernels.attention import DecodeAttention
 from modules.engine.worker.kernels.cache_blocks import Blocks
+from modules.engine.worker.kernels.checked import low_rank_kernels
+from modules.engine.worker.kernels.low_rank import LowRankKernels
 from modules.engine.worker.kernels.prefill import attend_chunk
 from modules.engine.worker.kernels.rows import Places
+from modules.engine.worker.kernels.tiled_linear import TiledLinear
 from modules.engine.worker.llama.batch import Row, RowBatch
 from modules.engine.worker.llama.blocks import BLOCK, BlockPool, Table
 from modules.engine.worker.llama.graphs import DecodeGraphs
@@ -61,6 +64,7 @@ class LlamaRunner:
         self._attention = attention
         self._graphs = graphs
         self._stack: LoraStack | None = None
+        self._ranks: list[LowRankKernels | None] | None = None  # looked at once, and then in it
         self._pool = BlockPool(model.cache.blocks)
         self._tables: dict[str, Table] = {}
         self._device = model.cache.device
@@ -167,7 +171,8 @@ class LlamaRunner:
             return
         products = self._model.weights.stacked_products()
         try:
-            stack = LoraStack(chosen, products, self._model.weights.embedding, _MOST_ROWS)
+            like = self._model.weights.embedding
+            stack = LoraStack(chosen, products, like, _MOST_ROWS, self._low_rank())
         except torch.OutOfMemoryError:
             log.warning("Memory is short: replies with LoRAs are slower.")
             return
@@ -175,6 +180,15 @@ class LlamaRunner:
         if self._graphs is not None:
             # The step of one chat, so that its next reply does not wait for it.
             self._graphs.capture([1], stack, partial(self._step, stack.first))
+
+    def _low_rank(self) -> LowRankKernels | None:
+        """What lets products add LoRAs on the way, where there are kernels for it."""
+        first = self._model.weights.layers[0].o
+        if not self._model.in_tiles or not isinstance(first, TiledLinear):
+            return None
+        if self._ranks is None:
+            self._ranks = [low_rank_kernels(first.kernels, first.tiles)]
+        return self._ranks[0]
 
     def _chunk(self, track: Track, ids: list[int], wanted: int) -> Tensor:
         """Compute `ids` after what is computed; the logits [wanted, vocab] of the last ones."""
