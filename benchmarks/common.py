@@ -190,6 +190,7 @@ def make_parser(about: str, topics: Sequence[Topic]) -> argparse.ArgumentParser:
     add("--dir", type=Path, default=default, help="where random checkpoints are kept")
     add("--device", choices=("auto", "cpu"), default="auto")
     add("--cache-type", choices=("16-bit", "8-bit"), default="16-bit", help="of the KV cache")
+    add("--cache-tokens", type=int, default=0, help="it has room for; 0: as planned")
     add("--context-length", type=int, default=0, help="to plan for; 0: the model's own")
     add("--repeats", type=int, default=3, help="of each measurement, whose median counts")
     add("--unchecked", action="store_true", help="time it without a check of the output")
@@ -212,6 +213,7 @@ def cases_of(options: argparse.Namespace, roof: Roof) -> list[Case]:
             quantize=quantize,  # type: ignore[arg-type]
             context_length=options.context_length,
             cache_type=options.cache_type,
+            cache_tokens=options.cache_tokens,
         )
         usual = options.size == "7b" and not options.model
         cases.append(Case(kind, folder, load, roof, not options.model, usual))

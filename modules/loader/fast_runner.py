@@ -14,7 +14,7 @@ CHUNK = 2048
 """Prompt tokens in one forward on a card, where nobody else waits for a token."""
 LADDER = (1, 2, 4, 8, 16, 24, 32)
 """Rows of the steps that are captured as CUDA graphs at load."""
-_CONTEXTS = 8
+_CONTEXTS = 12
 """How often the whole context is in the cache at most, if nobody asks for more."""
 _STEP = 256
 
@@ -32,7 +32,7 @@ def serves(inspection: Inspection, context: int) -> bool:
 def cache_tokens(context: int, room: int, asked: int) -> int:
     """Tokens to set memory aside for: the context at least, then `asked`, as far as there is room.
 
-    `room` are the tokens that fit beside one context. Without a wish (0) it is up to seven more
+    `room` are the tokens that fit beside one context. Without a wish (0) it is up to eleven more
     contexts, for other chats at the same time and for what was said before, and half of the room
     stays free.
     """

@@ -53,7 +53,7 @@ class LoadOptions:
 
     cache_tokens: int = 0
     """Tokens that the KV cache on a card has room for, for all chats together; at least the
-    context. 0: up to eight contexts, while memory is left."""
+    context. 0: up to twelve contexts, while memory is left."""
 
     cache_type: Literal["16-bit", "8-bit"] = "16-bit"
     """What the fast runner's KV cache holds: numbers as they are computed (in 32 bits where a

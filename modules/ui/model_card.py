@@ -213,7 +213,7 @@ def _cache(own: int) -> dict[str, Any]:
         "label": "KV cache",
         "unit": "tokens",
         "help": "What all chats together may have in the card's memory, one context at least. "
-        "Automatic: up to eight contexts, and half of what is left stays free.",
+        "Automatic: up to twelve contexts, and half of what is left stays free.",
         "min": min(_MIN_CONTEXT, own),
         "max": max(own, min(_MOST_CACHE, _MOST_CONTEXTS * own)),
         "step": _MIN_CONTEXT,

@@ -28,8 +28,8 @@ def test_a_window_is_served_up_to_its_length() -> None:
     ("context", "room", "tokens"),
     [
         # Seven more contexts while half of the room stays free, else what is within that.
-        (4096, 100_000, 32_768), (4096, 57_344, 32_768), (4096, 20_000, 4096 + 9984),
-        (4096, 500, 4096), (4096, 0, 4096), (4096, -10, 4096), (1000, 10**6, 8000),
+        (4096, 100_000, 49_152), (4096, 90_112, 49_152), (4096, 20_000, 4096 + 9984),
+        (4096, 500, 4096), (4096, 0, 4096), (4096, -10, 4096), (1000, 10**6, 12_000),
     ],
 )  # fmt: skip
 def test_without_a_wish_half_of_the_room_stays_free(context: int, room: int, tokens: int) -> None:

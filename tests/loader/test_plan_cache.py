@@ -29,10 +29,10 @@ def only_device(plan: Plan) -> DevicePlan:
 # -- without a wish ---------------------------------------------------------------------
 
 
-def test_a_large_card_has_room_for_eight_contexts() -> None:
+def test_a_large_card_has_room_for_twelve_contexts() -> None:
     plan = plan_7b(80)
-    assert plan.cache_tokens == 8 * 4096
-    assert only_device(plan).kv_cache == 8 * 4096 * TOKEN
+    assert plan.cache_tokens == 12 * 4096
+    assert only_device(plan).kv_cache == 12 * 4096 * TOKEN
 
 
 def test_half_of_what_is_left_beside_one_context_stays_free() -> None:
@@ -127,7 +127,7 @@ TOKEN8 = 2 * 32 * 32 * (128 + 4)
 def test_a_cache_in_8_bits_takes_half_and_has_a_scale_for_each_head() -> None:
     plan = plan_7b(80, cache_type="8-bit")
     assert (plan.options.cache_type, plan.notes) == ("8-bit", ())
-    assert only_device(plan).kv_cache == 8 * 4096 * TOKEN8
+    assert only_device(plan).kv_cache == 12 * 4096 * TOKEN8
 
 
 def test_where_memory_is_short_8_bits_leave_room_for_nearly_twice_as_many_tokens() -> None:
