@@ -16,16 +16,27 @@ import json
 import secrets
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modules import page_sessions
-from modules.accounts import Accounts
+from modules.accounts import Accounts, key_of
 from modules.backoff import BackOff
 from modules.login_page import login_page
 from modules.page_sessions import PageSessions
+from modules.signals import Signal
 
-__all__ = ["OWNER", "Access", "AccessMiddleware", "Caller", "Scope", "caller_of", "is_loopback"]
+__all__ = [
+    "HERE",
+    "OWNER",
+    "Access",
+    "AccessMiddleware",
+    "Caller",
+    "Scope",
+    "caller_of",
+    "is_loopback",
+    "new_token",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -43,13 +54,21 @@ _MAX_FORM_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose chats are seen, and whether the model may be changed."""
+    """Whose chats are seen, and whether the model may be changed.
+
+    `local` is the owner at this machine. `name` is the login, and `key` stands for the session
+    or the token that let somebody in (see `Access.admits`).
+    """
 
     user: str
     admin: bool
+    local: bool = False
+    name: str = ""
+    key: str = ""
 
 
 OWNER = Caller("owner", admin=True)
+HERE = replace(OWNER, local=True)
 
 
 @dataclass(slots=True)
@@ -68,6 +87,8 @@ class Access:
     subpath: str = ""
     public_port: int = 0
     api_token: str = ""
+    ended: Signal = field(default_factory=Signal)
+    """Tells that sessions have ended, or tokens count no longer."""
     _senders: BackOff = field(default_factory=lambda: BackOff(free=5, max_pause_s=60.0))
     # A sender may invent the addresses that a proxy tells, so the proxy itself is counted too,
     # with a pause that is short enough for those who share it.
@@ -103,6 +124,30 @@ class Access:
         self._count(f"{name}\n{password}", client, proxy)
         return ""
 
+    def admits(self, caller: Caller) -> bool:
+        """Whether what let `caller` in would still do so; the owner on this machine needs nothing.
+
+        A stream that is open asks, since no middleware stands before what it goes on to send.
+        """
+        tokens = (key_of(token) for token in (self.token, self.owner_token) if token)
+        return not caller.key or self.accounts.holds(caller.key) or caller.key in tokens
+
+    def log_out(self, name: str) -> int:
+        """End all sessions of a login; returns how many there were."""
+        ended = self.accounts.end(name)
+        self.ended.notify()
+        return ended
+
+    def renew_tokens(self) -> None:
+        """Have every link that was given away lead nowhere, and make new ones."""
+        if self.token:
+            self.token = new_token()
+        if self.owner_token:
+            self.owner_token = new_token()
+        if self.api_token:
+            self.api_token = new_token()
+        self.ended.notify()
+
     def _waiting(self, client: str, proxy: str) -> bool:
         return self._senders.waiting(client) or self._proxies.waiting(proxy)
 
@@ -110,6 +155,11 @@ class Access:
         self._senders.failed(client, guess)
         if proxy:
             self._proxies.failed(proxy, guess)
+
+
+def new_token() -> str:
+    """A secret for an address, which nobody guesses."""
+    return secrets.token_urlsafe(18)
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -173,10 +223,10 @@ class _Visit:
         except ValueError:
             return False
 
-    def cookie(self, name: str, value: str) -> tuple[bytes, bytes]:
-        """The header that sets a cookie."""
+    def cookie(self, name: str, value: str, age_s: int = 31_536_000) -> tuple[bytes, bytes]:
+        """The header that sets a cookie, or with an age of 0 has it forgotten."""
         proto = self.headers.get("x-forwarded-proto") if self.public else None
-        text = f"{name}={value}; Path={self.access.subpath or ''}/; Max-Age=31536000; HttpOnly"
+        text = f"{name}={value}; Path={self.access.subpath or ''}/; Max-Age={age_s}; HttpOnly"
         if proto == "https":
             # A notebook shows the page within its own: the cookie is kept apart for each site
             # that does so, so that another one's frame has no login.
@@ -215,7 +265,7 @@ class AccessMiddleware:
         if scope["method"] not in _READ_METHODS and not visit.same_origin:
             await _answer(send, 403, "This request came from another site's page.")
         elif visit.local:
-            await self._serve(visit, OWNER)
+            await self._serve(visit, HERE)
         elif not self._access.remote:
             # A foreign name that resolves to loopback is how DNS rebinding looks.
             await _answer(
@@ -258,7 +308,10 @@ class AccessMiddleware:
         elif access.accounts and scope["path"] == "/login":
             await self._log_in(visit)
         elif caller := self._known(visit):
-            await self._serve(visit, caller)
+            if (scope["method"], scope["path"]) == ("POST", "/logout"):
+                await self._log_out(visit)
+            else:
+                await self._serve(visit, caller)
         elif access.accounts:
             if "text/html" in visit.headers.get("accept", ""):
                 await self._ask(visit)
@@ -273,14 +326,15 @@ class AccessMiddleware:
     def _known(self, visit: _Visit) -> Caller | None:
         """Whoever brings a session or a token; a guest gets an identity of their own."""
         access, cookies = self._access, _cookies(visit.headers.get("cookie", ""))
-        name = access.accounts.name_of(cookies.get(_SESSION_COOKIE, ""))
+        session, token = cookies.get(_SESSION_COOKIE, ""), cookies.get(_TOKEN_COOKIE, "")
+        name = access.accounts.name_of(session)
         if name and access.admin_remote and name == access.accounts.first:
-            return OWNER
+            return replace(OWNER, name=name, key=key_of(session))
         if name and access.multi_user:
-            return Caller(f"login-{name}", admin=False)
-        role = access.role_of(cookies.get(_TOKEN_COOKIE, ""), *visit.sender)
+            return Caller(f"login-{name}", admin=False, name=name, key=key_of(session))
+        role = access.role_of(token, *visit.sender)
         if role == "owner":
-            return OWNER
+            return replace(OWNER, key=key_of(token))
         if not name and role is None:
             return None
         guest = cookies.get(_GUEST_COOKIE, "")
@@ -288,7 +342,19 @@ class AccessMiddleware:
             guest = secrets.token_urlsafe(18)
             visit.send = _with_header(visit.send, visit.cookie(_GUEST_COOKIE, guest))
         identity = hashlib.sha256(guest.encode()).hexdigest()[:24]
-        return Caller(f"guest-{identity}", admin=False)
+        key = key_of(session if name else token)
+        return Caller(f"guest-{identity}", admin=False, name=name, key=key)
+
+    async def _log_out(self, visit: _Visit) -> None:
+        """End the session, here and in the browser, which forgets its token too.
+
+        It keeps what it is known by as a guest: with that go the chats.
+        """
+        cookies = _cookies(visit.headers.get("cookie", ""))
+        self._access.accounts.end_session(cookies.get(_SESSION_COOKIE, ""))
+        self._access.ended.notify()
+        forgotten = [visit.cookie(name, "", 0) for name in (_SESSION_COOKIE, _TOKEN_COOKIE)]
+        await _redirect(visit.send, "./", *forgotten)
 
     async def _log_in(self, visit: _Visit) -> None:
         if visit.scope["method"] != "POST":

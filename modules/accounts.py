@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modules.errors import SettingsError
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "key_of"]
 
 _MAX_FILE_BYTES = 64 * 1024
 _MAX_NAME_CHARS = 64
@@ -27,15 +29,15 @@ class Accounts:
     _sessions: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, passwords: Mapping[str, str]) -> Accounts:
-        """The accounts of `passwords` by name."""
-        accounts = cls()
+    def of(cls, passwords: Mapping[str, str], key: bytes = b"") -> Accounts:
+        """The accounts of `passwords` by name; with the `key` of earlier ones, comparable."""
+        accounts = cls(_key=key) if key else cls()
         for name, password in passwords.items():
             accounts._digests[name] = accounts._digest(password)
         return accounts
 
     @classmethod
-    def read(cls, text: str, file: str) -> Accounts:
+    def read(cls, text: str, file: str, key: bytes = b"") -> Accounts:
         """Those of --gradio-auth, which is `text`, and of --gradio-auth-path, which is `file`.
 
         Raises SettingsError, which never repeats what was written.
@@ -46,7 +48,7 @@ class Accounts:
                 if name in found:
                     raise _twice(name, "--gradio-auth-path")
                 found[name] = password
-        return cls.of(found)
+        return cls.of(found, key)
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -66,19 +68,54 @@ class Accounts:
         secret = secrets.token_urlsafe(32)
         if len(self._sessions) >= _MAX_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
-        self._sessions[_public(secret)] = name
+        self._sessions[key_of(secret)] = name
         return secret
 
     def name_of(self, session: str) -> str:
         """Whose session this is; empty for one that was not begun here."""
         # Looked up by its hash, so that the time it takes says nothing about the secret.
-        return self._sessions.get(_public(session), "")
+        return self._sessions.get(key_of(session), "")
+
+    def holds(self, key: str) -> bool:
+        """Whether the session of this key (see `key_of`) has not ended."""
+        return key in self._sessions
+
+    def sessions(self) -> Counter[str]:
+        """How many sessions each login has."""
+        return Counter(self._sessions.values())
+
+    def end(self, name: str) -> int:
+        """End all sessions of a login; returns how many there were."""
+        ended = [key for key, whose in self._sessions.items() if whose == name]
+        for key in ended:
+            del self._sessions[key]
+        return len(ended)
+
+    def end_session(self, session: str) -> None:
+        """End one session, if it is one."""
+        self._sessions.pop(key_of(session), None)
+
+    def passed_on(self) -> dict[str, Any]:
+        """What lets the same server, started anew, know those who are logged in."""
+        digests = {name: digest.hex() for name, digest in self._digests.items()}
+        return {"key": self._key.hex(), "digests": digests, "sessions": dict(self._sessions)}
+
+    def take_over(self, passed: Mapping[str, Any]) -> None:
+        """Go on with the sessions of logins whose password is what it was.
+
+        `passed` is from accounts with the same key.
+        """
+        same = {name for name, digest in passed["digests"].items()
+                if self._digests.get(name, b"").hex() == digest}  # fmt: skip
+        kept = {key: name for key, name in passed["sessions"].items() if name in same}
+        self._sessions.update(kept)
 
     def _digest(self, password: str) -> bytes:
         return hmac.digest(self._key, password.encode("utf-8", "surrogatepass"), "sha256")
 
 
-def _public(secret: str) -> str:
+def key_of(secret: str) -> str:
+    """What a session or a token is known by, where the secret itself must not stand."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 

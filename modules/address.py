@@ -14,21 +14,22 @@ __all__ = ["bind", "bind_for_tunnel", "check_certificate", "other_url", "own_url
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound here
 
 
-def bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings, before: int = 0) -> socket.socket:
     """Take the port. Done before anything slow, so that a taken one is said at once.
 
-    Raises SettingsError.
+    Where the system may choose it, it is that of `before`, if there is one. Raises SettingsError.
     """
+    port = settings.listen_port or before
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.listen_port))
+        listener.bind((settings.host, port))
         listener.listen(128)
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"Lantern cannot listen on {settings.host}, port {settings.listen_port}: "
+            f"Lantern cannot listen on {settings.host}, port {port}: "
             f"{(error.strerror or str(error)).lower()}.",
             "Stop the other program, or try another --listen-port."
             if error.errno == errno.EADDRINUSE

@@ -10,44 +10,42 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from modules.errors import SettingsError
-from modules.paths import Paths
+from modules.errors import InvalidNameError, SettingsError
+from modules.paths import Paths, safe_child
+from modules.setting_values import MAX_MEMORY, Bytes, check, convert, element, flag_of, memory
+from modules.wording import nearest, shown
+from modules.yaml_files import read_yaml
 
 __all__ = [
-    "MAX_YAML_BYTES",
     "ROOT",
+    "Origins",
     "Settings",
+    "Source",
+    "converted",
     "load_settings",
-    "nearest",
-    "parse_yaml",
-    "read_yaml",
+    "read_again",
+    "read_given",
+    "read_launch",
     "settings_of",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that Lantern is installed in."""
 
-MAX_YAML_BYTES = 64 * 1024
 _ENVIRONMENT_PREFIX = "LANTERN_"
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
-_MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(?:([KMGT])(i?)B)?", re.IGNORECASE)
-_MAX_MEMORY = 2**50
 _ADDRESS = r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}"
+_API_BASE = (
+    r"https?://([^/?#@\s]{1,500}@)?([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
+    r"(/[^?#\s]{0,500})?"
+)
 _SUBPATH = r"(/[A-Za-z0-9_~@:=+-][A-Za-z0-9._~@:=+-]{0,99}){1,10}/?"
-_MAX_VALUES = 64
-"""Values that one flag may have."""
-
-Bytes = int
-"""An amount of memory, which a user writes as 20 (GiB), 20GiB, 20GB or 3500MiB."""
 
 
 def _option(default: Any, help: str, *, metavar: str | None = None, **about: Any) -> Any:  # noqa: A002
@@ -105,9 +103,24 @@ class Settings:
     )
     loader: str = _option(
         "auto",
-        "gptqmodel reads quantized checkpoints through GPTQModel, where it is installed.",
+        "gptqmodel reads quantized checkpoints through GPTQModel, where it is installed; openai "
+        "has another server's models write, see --api-base.",
         metavar="NAME",
-        choices=("auto", "gptqmodel"),
+        choices=("auto", "openai", "gptqmodel"),
+    )
+    api_base: str = _option(
+        "",
+        "Address of an OpenAI-compatible server (vLLM, SGLang, another Lantern) whose models to "
+        "use; goes with --loader openai.",
+        metavar="URL",
+        form=(_API_BASE, "http://127.0.0.1:8000/v1"),
+        secret=True,  # it may have a login in it
+    )
+    api_base_key: str = _option(
+        "",
+        "Key that this server asks for; better in the variable LANTERN_API_BASE_KEY.",
+        metavar="KEY",
+        secret=True,
     )
     cpu: bool = _option(False, "Run the model on the processor even if there is a card.")
     auto_devices: bool = _option(
@@ -117,17 +130,23 @@ class Settings:
         (),
         "The most to use of each card, one a card (20 is 20GiB; 3500MiB); the rest goes elsewhere.",
         metavar="SIZE",
-        bounds=(1, _MAX_MEMORY),
+        bounds=(1, MAX_MEMORY),
     )
     cpu_memory: Bytes = _option(
         0,
         "The most of the processor's memory for layers that do not fit on the cards; 0: all.",
         metavar="SIZE",
-        bounds=(0, _MAX_MEMORY),
+        bounds=(0, MAX_MEMORY),
     )
     disk: bool = _option(False, "Put the layers that fit nowhere else on the disk.")
     disk_cache_dir: str = _option(
         "", "Folder for layers on the disk. Default: offload in --user-data-dir.", metavar="DIR"
+    )
+    extensions: tuple[str, ...] = _option(
+        (), "Extensions to switch on, in this order: folders in extensions/.", metavar="NAME"
+    )
+    extension_dir: Path = _option(
+        ROOT / "extensions", "Folder that holds the extensions.", metavar="DIR"
     )
     character: str = _option("", "Character of new chats: a file in characters/.", metavar="NAME")
     listen: bool = _option(
@@ -216,7 +235,7 @@ class Settings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             for one in value if isinstance(value, tuple) else [value]:
-                _check(field, one)
+                check(field, one)
         if self.load_in_8bit and self.load_in_4bit:
             raise SettingsError(
                 "--load-in-8bit and --load-in-4bit contradict each other.", "Give one of them."
@@ -226,22 +245,40 @@ class Settings:
                 "--share and --ssl-certfile contradict each other.",
                 "Leave the certificate out: a share link is https by itself.",
             )
+        if self.loader == "openai" and not self.api_base:
+            raise SettingsError(
+                "--loader openai needs the address of a server.",
+                "Add --api-base, such as http://127.0.0.1:8000/v1.",
+            )
+        if self.loader == "gptqmodel" and self.api_base:
+            raise SettingsError(
+                "--loader gptqmodel and --api-base contradict each other.", "Give one of them."
+            )
         object.__setattr__(self, "subpath", self.subpath.rstrip("/"))
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise SettingsError where `value` is out of the bounds of `field`."""
-    choices, bounds = field.metadata.get("choices"), field.metadata.get("bounds")
-    form, example = field.metadata.get("form", (None, ""))
-    if choices and value not in choices:
-        remedy = f"Use one of {', '.join(str(choice) for choice in choices)}."
-    elif bounds and not bounds[0] <= value <= bounds[1]:
-        remedy = f"Use a number from {bounds[0]} to {bounds[1]}."
-    elif form and value and not re.fullmatch(form, value):
-        remedy = f"Write it as {example}."
-    else:
-        return
-    raise SettingsError(f"{_flag(field)} cannot be {_shown(value)}.", remedy)
+Source = Literal["flag", "variable", "file", "default"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origins:
+    """Where the values of a launch came from, and what it takes to read them again.
+
+    `sources` has a word for each field that is not left at its default. `given` are the
+    arguments of a launch from Python, which count as flags. `extensions` are those that flags
+    named, and `extension_params` what the file sets of them, under the keys `<name>-<param>`.
+    """
+
+    file: Path = ROOT / "settings.yaml"
+    argv: tuple[str, ...] = ()
+    given: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    extensions: tuple[str, ...] = ()
+    extension_params: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def of(self, name: str) -> Source:
+        """Where the value of the field `name` came from."""
+        return self.sources.get(name, "default")
 
 
 def load_settings(
@@ -252,19 +289,21 @@ def load_settings(
     Raises SettingsError for a flag, a value or a key that does not fit; argparse itself
     answers `--help`, and exits.
     """
-    environment = os.environ if environment is None else environment
-    parser = _parser()
-    flags = vars(_parse(parser, argv))
+    return read_launch(argv, environment)[0]
+
+
+def read_launch(
+    argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[Settings, Origins]:
+    """As `load_settings`, with where each value came from."""
+    argv = sys.argv[1:] if argv is None else argv
+    flags = vars(_parse(_parser(), argv))
     named = flags.pop("settings")
     path = Path(named) if named else ROOT / "settings.yaml"
     if named and not path.is_file():
         raise SettingsError(f"There is no file {path}.", "Check the path after --settings.")
-    values = _from_yaml(path) if path.is_file() else {}
-    values |= _from_environment(environment)
-    for name, value in flags.items():
-        if value is not None:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return Settings(**values)
+    told = {name: value for name, value in flags.items() if value is not None}
+    return _joined(Origins(file=path, argv=tuple(argv)), told, environment)
 
 
 def settings_of(
@@ -274,20 +313,104 @@ def settings_of(
 
     Raises SettingsError.
     """
+    return read_given(given, environment)[0]
+
+
+def read_given(
+    given: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> tuple[Settings, Origins]:
+    """As `settings_of`, with where each value came from."""
+    return _joined(Origins(given=dict(given)), _from_python(given), environment)
+
+
+def read_again(
+    origins: Origins, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[Settings, Origins]:
+    """What the same launch would be told now, or with `file` for its settings.yaml.
+
+    Raises SettingsError.
+    """
+    if origins.given:
+        flags = _from_python(origins.given)
+    else:
+        flags = vars(_parse(_parser(), origins.argv))
+        flags = {name: value for name, value in flags.items() if value is not None}
+        flags.pop("settings", None)
+    return _joined(dataclasses.replace(origins, file=file or origins.file), flags, environment)
+
+
+def _joined(
+    origins: Origins, flags: Mapping[str, Any], environment: Mapping[str, str] | None
+) -> tuple[Settings, Origins]:
+    """The settings of a launch from all that may set them, the strongest last."""
+    file, others = _from_yaml(origins.file) if origins.file.is_file() else ({}, {})
+    layers: tuple[tuple[Source, Mapping[str, Any]], ...] = (
+        ("file", file),
+        ("variable", _from_environment(os.environ if environment is None else environment)),
+        ("flag", flags),
+    )
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for source, layer in layers:
+        for name, value in layer.items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+            sources[name] = source
+    named = tuple(flags.get("extensions", ()))
+    if "extensions" in values:  # those of the file come after those that were named
+        both = (*values["extensions"], *file.get("extensions", ()))
+        values["extensions"] = tuple(dict.fromkeys(both))
+    settings = Settings(**values)
+    _check_extension_params(others, settings.extension_dir, origins.file.name)
+    return settings, dataclasses.replace(
+        origins, sources=sources, extensions=named, extension_params=others
+    )
+
+
+def _check_extension_params(others: Mapping[str, object], folder: Path, file: str) -> None:
+    """Raise SettingsError for a key that is neither a setting nor an extension's."""
+    for key in others:
+        parts = key.split("-")
+        names = ("-".join(parts[:end]) for end in range(1, len(parts)))
+        if not any(_is_folder(folder, name) for name in names):
+            fields = [field.name for field in dataclasses.fields(Settings)]
+            raise SettingsError(
+                f"{file} has an unknown key {shown(key)}.",
+                nearest(key.replace("-", "_"), fields) or "See `server.py --help`.",
+            )
+
+
+def _is_folder(root: Path, name: str) -> bool:
+    try:
+        return safe_child(root, name).is_dir()
+    except InvalidNameError:
+        return False
+
+
+def _from_python(given: Mapping[str, object]) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(Settings)}
-    path = ROOT / "settings.yaml"
-    values = _from_yaml(path) if path.is_file() else {}
-    values |= _from_environment(os.environ if environment is None else environment)
+    values = {}
     for name, value in given.items():
         if name not in fields:
             raise SettingsError(
-                f"There is no setting {_shown(name)}.",
+                f"There is no setting {shown(name)}.",
                 nearest(name, fields) or "See `server.py --help`.",
             )
         plain = [str(one) for one in value] if isinstance(value, list | tuple) else value
-        values[name] = _converted(fields[name], str(value) if isinstance(value, Path) else plain,
+        values[name] = convert(fields[name], str(value) if isinstance(value, Path) else plain,
                                   name)  # fmt: skip
-    return Settings(**values)
+    return values
+
+
+def converted(name: str, value: object) -> Any:
+    """What `value`, as a file may spell it, is for the field `name`.
+
+    Raises SettingsError for one that does not fit it.
+    """
+    (field,) = (one for one in dataclasses.fields(Settings) if one.name == name)
+    found = convert(field, value, flag_of(field))
+    for one in found if isinstance(found, tuple) else [found]:
+        check(field, one)
+    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -297,14 +420,14 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message[:1].upper() + message[1:] + ".", "See `server.py --help`.")
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """As argparse does it, but an unknown flag names its nearest neighbour."""
-    argv = [_dashed(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    argv = [_dashed(argument) for argument in argv]
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         raise SettingsError(
-            f"There is no flag {_shown(unknown[0])}.",
+            f"There is no flag {shown(unknown[0])}.",
             nearest(unknown[0].partition("=")[0], known) or "See `server.py --help`.",
         )
     return flags
@@ -314,10 +437,6 @@ def _dashed(argument: str) -> str:
     """--load_in_8bit as --load-in-8bit: text-generation-webui spells some flags either way."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
-
-
-def _flag(field: dataclasses.Field[Any]) -> str:
-    return "--" + field.name.replace("_", "-")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -337,15 +456,15 @@ def _parser() -> argparse.ArgumentParser:
             about |= {"action": "store_const", "const": True}
         else:
             about["metavar"] = field.metadata["metavar"]
-            several = _element(field) != field.type
+            several = element(field) != field.type
             about |= {"nargs": "+"} if several else {}
-            about["type"] = {"int": int, "Path": Path, "Bytes": _memory}.get(_element(field), str)
+            about["type"] = {"int": int, "Path": Path, "Bytes": memory}.get(element(field), str)
             if field.default not in ("", (), 0, "auto", -1):
                 shown = field.default
                 if isinstance(shown, Path):
                     shown = shown.relative_to(ROOT)
                 about["help"] += f" Default: {shown}."
-        parser.add_argument(_flag(field), **about)
+        parser.add_argument(flag_of(field), **about)
     return parser
 
 
@@ -354,127 +473,18 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for field in dataclasses.fields(Settings):
         name = _ENVIRONMENT_PREFIX + field.name.upper()
         if name in environment:
-            found[field.name] = _converted(field, environment[name], name)
+            found[field.name] = convert(field, environment[name], name)
     return found
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The names and values in a file of at most 64 KB. Raises SettingsError for a damaged one."""
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise SettingsError(
-                f"{path.name} is larger than 64 KB.", "Remove what is not a setting."
-            )
-        return parse_yaml(path.read_bytes(), path.name)
-    except OSError as error:
-        raise SettingsError(
-            f"{path.name} cannot be read: {error.strerror}.", "Make the file readable."
-        ) from error
-
-
-def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
-    """The names and values in `content`, the file `name`. Raises SettingsError."""
-    # Imported here, because most launches have no settings.yaml to read.
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Without merge keys (`<<`): nested ones double with each level."""
-
-        def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            pass
-
-    try:
-        data = yaml.load(content.decode(), Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: a date or a number that only looks like one. RecursionError: deep nesting.
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(
-            f"{name} is not valid YAML{place}.", "Write one `name: value` a line."
-        ) from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise SettingsError(f"{name} is not a list of settings.", "Write `name: value` lines.")
-    return data
-
-
-def _from_yaml(path: Path) -> dict[str, Any]:
+def _from_yaml(path: Path) -> tuple[dict[str, Any], dict[str, object]]:
+    """What the file sets, and its other keys, which may be those of extensions."""
     fields = {field.name: field for field in dataclasses.fields(Settings)}
-    values = {}
+    values, others = {}, {}
     for key, value in read_yaml(path).items():
         name = str(key).replace("-", "_")
-        if name not in fields:
-            raise SettingsError(
-                f"{path.name} has an unknown key {_shown(key)}.",
-                nearest(name, fields) or "See `server.py --help`.",
-            )
-        values[name] = _converted(fields[name], value, f"{key} in {path.name}")
-    return values
-
-
-def _element(field: dataclasses.Field[Any]) -> str:
-    """The type of a field as it is written, or of one of its values if it has several."""
-    return str(field.type).removeprefix("tuple[").removesuffix(", ...]")
-
-
-def _converted(field: dataclasses.Field[Any], value: object, source: str) -> Any:
-    """`value` in the type of `field`; text is read as the environment spells it."""
-    kind = _element(field)
-    if kind == field.type:
-        return _one(kind, value, source)
-    values = value.split(",") if isinstance(value, str) else value
-    values = values if isinstance(values, list) else [values]
-    if len(values) > _MAX_VALUES:
-        raise SettingsError(f"{source} has too many values.", f"Give at most {_MAX_VALUES}.")
-    return tuple(_one(kind, one, source) for one in values)
-
-
-def _one(kind: str, value: object, source: str) -> Any:
-    if not isinstance(value, str | int | float):
-        # Said without the value: written out, a list full of YAML aliases fills the memory.
-        raise SettingsError(f"{source} has no plain value.", "Write one `name: value` a line.")
-    text = str(value).strip()
-    match kind:
-        case "bool":
-            if text.lower() in _TRUE | _FALSE:
-                return text.lower() in _TRUE
-            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use true or false.")
-        case "int":
-            if re.fullmatch("-?[0-9]{1,18}", text):
-                return int(text)
-            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use a whole number.")
-        case "Bytes":
-            try:
-                return _memory(text)
-            except argparse.ArgumentTypeError as error:
-                raise SettingsError(f"{source}: {error}", "Write 20, 20GiB or 3500MiB.") from error
-        case "Path" if "\0" in text or not text:
-            raise SettingsError(f"{source} cannot be {_shown(text)}.", "Use the path of a folder.")
-        case "Path":
-            return Path(text)
-    return text
-
-
-def _memory(text: str) -> Bytes:
-    """Bytes of "20" (GiB, as in text-generation-webui), "20GiB", "20GB" or "3500MiB"."""
-    found = _MEMORY.fullmatch(text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{_shown(text)} is no amount of memory")
-    number, prefix, binary = found.groups()
-    base = 1024 if binary or not prefix else 1000
-    size = int(float(number) * base ** ("KMGT".index((prefix or "G").upper()) + 1))
-    if size > _MAX_MEMORY:
-        raise argparse.ArgumentTypeError(f"{_shown(text)} is more than any machine has")
-    return size
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """Ask whether one of `known` was meant, or say nothing where none is near."""
-    near = difflib.get_close_matches(name[:60], list(known), n=1)
-    return f"Did you mean {near[0]}?" if near else ""
+        if name in fields:
+            values[name] = convert(fields[name], value, f"{key} in {path.name}")
+        else:
+            others[str(key)] = value
+    return values, others

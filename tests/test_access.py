@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from modules import backoff
-from modules.access import OWNER, Access, AccessMiddleware, Caller, Scope, caller_of
+from modules.access import HERE, OWNER, Access, AccessMiddleware, Caller, Scope, caller_of
 from modules.accounts import Accounts
 from modules.address import check_certificate
 from modules.errors import SettingsError
@@ -530,3 +530,94 @@ def test_who_came_past_the_middleware_is_nobody() -> None:
 async def test_a_damaged_cookie_is_no_fault(cookie: str) -> None:
     answer = await guest().get("/", headers=[(b"cookie", cookie.encode())])
     assert answer.status_code == 401
+
+
+# -- leaving ----------------------------------------------------------------------------
+
+
+def rules_with_logins(**changed: Any) -> Access:
+    return Access(accounts=Accounts.of({"me": "first", "ann": "second"}), **changed)
+
+
+async def entered(rules: Access, name: str = "ann", password: str = "second") -> httpx.AsyncClient:
+    client = browser(client=REMOTE, host="lantern.example:7860", rules=rules)
+    form = {"username": name, "password": password}
+    assert (await client.post("/login", data=form)).status_code == 303
+    return client
+
+
+async def test_who_logs_out_is_out_on_the_server_too() -> None:
+    rules = rules_with_logins()
+    ann = await entered(rules)
+    kept = dict(ann.cookies)
+    assert (await ann.get("/page")).status_code == 200
+    left = await ann.post("/logout")
+    assert (left.status_code, left.headers["location"]) == (303, "./")
+    assert "lantern_session" not in ann.cookies
+    ann.cookies.update(kept)
+    assert (await ann.get("/page")).status_code == 401
+
+
+async def test_who_came_by_a_link_forgets_its_token_and_keeps_its_chats() -> None:
+    client = guest()
+    await client.get("/", params={"token": TOKEN})
+    who = (await client.get("/")).json()
+    await client.post("/logout")
+    assert (await client.get("/")).status_code == 401
+    await client.get("/", params={"token": TOKEN})
+    assert (await client.get("/")).json() == who
+
+
+async def test_another_sites_page_logs_nobody_out() -> None:
+    ann = await entered(rules_with_logins())
+    answer = await ann.post("/logout", headers={"origin": "https://evil.example"})
+    assert answer.status_code == 403
+    assert (await ann.get("/page")).status_code == 200
+
+
+async def test_a_login_is_ended_wherever_it_is_used_and_others_are_not() -> None:
+    rules = rules_with_logins()
+    first, second = await entered(rules), await entered(rules)
+    mine = await entered(rules, "me", "first")
+    seen = rules.ended.version
+    assert rules.log_out("ann") == 2
+    assert rules.ended.version > seen
+    assert [(await one.get("/page")).status_code for one in (first, second, mine)] == [
+        401,
+        401,
+        200,
+    ]
+    assert rules.log_out("ann") == 0
+
+
+async def test_new_tokens_take_the_place_of_the_old() -> None:
+    rules = Access(TOKEN, owner_token="the-owners")
+    client = guest(rules=rules)
+    await client.get("/", params={"token": TOKEN})
+    rules.renew_tokens()
+    assert (await client.get("/")).status_code == 401
+    assert rules.token not in ("", TOKEN)
+    assert rules.owner_token not in ("", "the-owners")
+    assert rules.api_token == ""
+
+
+async def test_what_let_somebody_in_is_asked_again_of_an_open_stream() -> None:
+    callers: list[Caller] = []
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        callers.append(caller_of(scope))
+        await whoami(scope, receive, send)
+
+    rules = rules_with_logins(multi_user=True, admin_remote=True)
+    transport = httpx.ASGITransport(AccessMiddleware(app, rules), client=(REMOTE, 5000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://lantern.example") as client:
+        for name, password in (("ann", "second"), ("me", "first")):
+            await client.post("/login", data={"username": name, "password": password})
+            await client.get("/")
+    ann, owner = callers
+    assert (ann.name, owner.name, owner.admin, owner.local) == ("ann", "me", True, False)
+    assert rules.admits(ann)
+    rules.log_out("ann")
+    assert not rules.admits(ann)
+    assert rules.admits(owner)
+    assert rules.admits(HERE)

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from modules.errors import SettingsError
-from modules.settings import ROOT, Settings, load_settings
+from modules.settings import ROOT, Settings, load_settings, read_launch
 
 
 def from_yaml(folder: Path, text: str | bytes, *flags: str, **environment: str) -> Settings:
@@ -272,3 +272,55 @@ def test_nested_merge_keys_are_no_yaml_of_ours(tmp_path: Path) -> None:
     lines = ["a0: &a0 {k: v}"]
     lines += [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 60)]
     assert "is not valid YAML" in refusal(tmp_path, "\n".join(lines)).message
+
+
+# -- a server elsewhere -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--loader", "openai"], "needs the address of a server"),
+        (["--loader", "gptqmodel", "--api-base", "http://gpu1/v1"], "contradict each other"),
+        (["--api-base", "ftp://gpu1/v1"], "http://127.0.0.1:8000/v1"),
+        (["--api-base", "http://gpu1/v1?x=1"], "http://127.0.0.1:8000/v1"),
+        (["--api-base", "gpu1:8000"], "http://127.0.0.1:8000/v1"),
+    ],
+)
+def test_a_server_needs_an_address_that_leads_to_one(flags: list[str], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, {})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_login_in_an_address_is_not_repeated_when_it_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(["--api-base", "http://me:s3cret@gpu1/v1#x"], {})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_key_of_a_server_may_come_by_the_environment() -> None:
+    environment = {"LANTERN_API_BASE_KEY": "sk-1"}
+    settings = load_settings(["--loader", "openai", "--api-base", "https://gpu1"], environment)
+    assert (settings.api_base, settings.api_base_key) == ("https://gpu1", "sk-1")
+
+
+# -- extensions --------------------------------------------------------------------------
+
+
+def test_the_params_of_extensions_are_keys_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "extensions" / "long_replies").mkdir(parents=True)
+    file = tmp_path / "settings.yaml"
+    file.write_text("long_replies-min_length: 5\nextensions: [a, b]\n")
+    flags = ["--settings", str(file), "--extension-dir", str(tmp_path / "extensions")]
+    settings, origins = read_launch([*flags, "--extensions", "c", "a"], {})
+    assert origins.extension_params == {"long_replies-min_length": 5}
+    assert (settings.extensions, origins.extensions) == (("c", "a", "b"), ("c", "a"))
+
+
+@pytest.mark.parametrize("key", ["no_such-key", "long_replies", "-key", "../long_replies-key"])
+def test_a_key_of_no_extension_is_refused(key: str, tmp_path: Path) -> None:
+    (tmp_path / "extensions" / "long_replies").mkdir(parents=True)
+    yaml = f"extension_dir: {tmp_path / 'extensions'}\n{key}: 1\n"
+    assert "unknown key" in refusal(tmp_path, yaml).message
