@@ -11,16 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import LanternError
-from modules.settings import Settings, load_settings, settings_of
+from modules.handover import can_restart, start_anew, take
+from modules.settings import read_given, read_launch
+from modules.ui.building import build_context
 from modules.ui.web import Launch, make_server, say
 
 if TYPE_CHECKING:  # imported in the functions below, so that --help answers at once
     import uvicorn
     from fastapi import FastAPI
 
-    from modules.access import Access
     from modules.context import AppContext
-    from modules.engine.client import EngineClient
     from modules.ui.background import Running
 
 __all__ = ["build_app", "build_context", "launch", "main", "make_server"]
@@ -29,18 +29,24 @@ __all__ = ["build_app", "build_context", "launch", "main", "make_server"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl+C. Returns the exit status."""
     try:
-        settings = load_settings(argv)
+        settings, origins = read_launch(argv)
         logging.basicConfig(level=logging.WARNING)
         logging.getLogger("modules").setLevel(logging.INFO if settings.verbose else logging.WARNING)
         settings.paths.prepare()
-        begun = Launch(settings)
+        begun = Launch(settings, origins, take())
         say("Starting Lantern…")
         server = _server(begun)
     except LanternError as error:
         say(str(error))
         return 2
+    if argv is None and can_restart():
+        begun.host.offer_restart(partial(setattr, server, "should_exit", True))
     with contextlib.closing(begun), contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=begun.sockets)
+    if begun.host.restarting:
+        say("Restarting Lantern…")
+        start_anew(begun.handover())
+        return 1
     return 0
 
 
@@ -52,50 +58,14 @@ def launch(**settings: Any) -> Running:
     """
     from modules.ui.background import Running
 
-    chosen = settings_of(settings)
+    chosen, origins = read_given(settings)
     chosen.paths.prepare()
-    begun = Launch(chosen)
+    begun = Launch(chosen, origins)
     try:
         return Running(_server(begun), begun)
     except BaseException:
         begun.close()
         raise
-
-
-def build_context(settings: Settings, engine: EngineClient, access: Access) -> AppContext:
-    """Everything that the page and the API work with."""
-    from modules.chat.attachments import AttachmentStore
-    from modules.chat.cast import Casting
-    from modules.chat.characters import Characters
-    from modules.chat.drafts import DraftStore
-    from modules.chat.profiles import ProfileStore
-    from modules.chat.service import ChatService
-    from modules.chat.store import ChatStore
-    from modules.chat.template_choice import TemplateChoices
-    from modules.context import AppContext
-    from modules.jobs import JobManager
-    from modules.ui.training_plan import open_queue
-
-    characters = Characters(settings.paths)
-    if settings.character:
-        characters.find(settings.character)  # said now, and not when the first chat is begun
-    store = ChatStore(settings.paths.database)
-    store.mark_interrupted_replies()
-    AttachmentStore(store).sweep()
-    profiles = ProfileStore(store)
-    templates = TemplateChoices(settings.templates_yaml)
-    return AppContext(
-        settings=settings,
-        access=access,
-        jobs=JobManager(),
-        engine=engine,
-        chats=ChatService(store, engine, templates, Casting(characters, profiles)),
-        drafts=DraftStore(store),
-        templates=templates,
-        characters=characters,
-        profiles=profiles,
-        training=open_queue(settings, engine),
-    )
 
 
 def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI:
@@ -129,11 +99,13 @@ def build_app(ctx: AppContext, started: Callable[[AppContext], None]) -> FastAPI
 
 
 def _server(begun: Launch) -> uvicorn.Server:
-    """The server of a launch, over a local engine. Raises LanternError."""
-    from modules.engine.local import LocalEngine
+    """The server of a launch, over its engine. Raises LanternError."""
+    from modules.engine.choice import engine_for
 
-    ctx = build_context(begun.settings, LocalEngine(), begun.access)
-    return make_server(build_app(ctx, begun.started), begun.settings)
+    ctx = build_context(begun.settings, engine_for(begun.settings), begun.access, begun.host)
+    server = make_server(build_app(ctx, begun.started), begun.settings)
+    begun.host.follow_logs()
+    return server
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the context names these types; the rooms above it build the
     from modules.chat.service import ChatService
     from modules.chat.template_choice import TemplateChoices
     from modules.engine.client import EngineClient
+    from modules.extensions.manager import ExtensionManager
+    from modules.host import Host
     from modules.training.queue import TrainingQueue
 
 __all__ = ["AppContext"]
@@ -35,3 +37,5 @@ class AppContext:
     characters: Characters
     profiles: ProfileStore
     training: TrainingQueue
+    host: Host
+    extensions: ExtensionManager

@@ -20,6 +20,7 @@ LanternError
 ├── DatasetError             a dataset cannot be learnt from
 ├── TrainingError            a training run cannot begin, or go on
 ├── TunnelError              the share link could not be opened
+├── ExtensionError           an extension cannot be used
 └── EngineError              a request to the engine failed
     ├── NoModelError         nothing is loaded
     ├── WorkerDiedError      the engine worker ended by itself
@@ -38,6 +39,7 @@ __all__ = [
     "DownloadIncompleteError",
     "DownloadStoppedError",
     "EngineError",
+    "ExtensionError",
     "ForbiddenError",
     "InvalidInputError",
     "InvalidNameError",
@@ -157,6 +159,10 @@ class TrainingError(LanternError):
 
 class TunnelError(LanternError):
     """The share link could not be opened."""
+
+
+class ExtensionError(LanternError):
+    """An extension cannot be used: not there, damaged, or switched off for what it did."""
 
 
 class EngineError(LanternError):

@@ -65,6 +65,9 @@ def _add_models(router: APIRouter, api: Api) -> None:
     @router.get("/internal/model/list", summary="What lies in models/.")
     async def listed(request: Request) -> Response:
         api.keys.require_admin(request)
+        if (catalog := api.engine.catalog) is not None:
+            names = [one.name for one in await catalog.models() if not one.parent]
+            return json_response({"model_names": names})
         found = await asyncio.to_thread(list_models, api.library.settings.model_dir)
         return json_response({"model_names": [one.name for one in found if not one.problem]})
 
@@ -93,6 +96,9 @@ def _add_adapters(router: APIRouter, api: Api) -> None:
     @router.get("/internal/lora/list", summary="What lies in loras/.")
     async def listed(request: Request) -> Response:
         api.keys.require_admin(request)
+        if (catalog := api.engine.catalog) is not None:
+            names = [one.name for one in await catalog.models() if one.parent]
+            return json_response({"lora_names": names})
         found = await asyncio.to_thread(list_adapters, folder)
         return json_response({"lora_names": [one.name for one in found if not one.problem]})
 
@@ -105,7 +111,10 @@ def _add_adapters(router: APIRouter, api: Api) -> None:
         api.keys.require_admin(request)
         body = await body_of(request, AdaptersBody)
         # All are looked for before any is applied.
-        paths = {name: str(find_adapter(folder, name)) for name in body.lora_names}
+        here = api.engine.catalog is None
+        paths = {
+            name: str(find_adapter(folder, name)) if here else name for name in body.lora_names
+        }
         for name, path in paths.items():
             await api.engine.load_adapter(name, path)
         return json_response(_info(api.engine.state))

@@ -18,7 +18,7 @@ from modules.chat.prompt import loaded_model, render_chat, usable_context
 from modules.chat.template_choice import ChatTemplate, TemplateChoices
 from modules.chat.tool_prompt import call_schema, render_with_tools
 from modules.engine.client import EngineClient
-from modules.engine.params import SamplingParams
+from modules.engine.params import SamplingParams, knobs
 from modules.engine.protocol import Finished, GenerateRequest, ModelInfo, TokenChunk, TokenLogprob
 from modules.errors import InvalidInputError
 
@@ -100,7 +100,9 @@ async def chat_job(
     info = loaded_model(engine)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    continue_final = continue_final or _goes_on(body)
     params, use = sampling_params(body), tool_use(body)
+    _require_known(info, params)
     template = await asyncio.to_thread(templates.template_of, info)
     messages = [m.as_message() for m in body.messages]
     if use.offered or any(m.tool_calls or m.role == "tool" for m in messages):
@@ -114,6 +116,33 @@ async def chat_job(
     return (
         replace(job, tools=use, structure_option="tools") if use.forced else replace(job, tools=use)
     )
+
+
+def _require_known(info: ModelInfo, params: SamplingParams) -> None:
+    """Raise ApiError for a parameter that the server of the model does not know.
+
+    On this machine, the engine says so itself.
+    """
+    if info.server is None:
+        return
+    for name in info.unsupported:
+        if getattr(params, name) != knobs()[name].neutral:
+            raise ApiError(
+                f"{info.server.kind} at {info.server.host} does not know {name}; leave it out.",
+                param=name,
+                code="unsupported_parameter",
+            )
+
+
+def _goes_on(body: ChatBody) -> bool:
+    """Whether the last message is to be gone on with. Raises ApiError."""
+    goes_on, generated = bool(body.continue_final_message), body.add_generation_prompt
+    if generated is not None and generated == goes_on:
+        raise ApiError(
+            "add_generation_prompt is false with continue_final_message, and true without.",
+            param="add_generation_prompt",
+        )
+    return goes_on
 
 
 async def _tool_prompt(
@@ -145,6 +174,7 @@ async def completion_job(engine: EngineClient, body: CompletionBody) -> Job:
     """Plain texts to continue."""
     info = loaded_model(engine)
     params = sampling_params(body)
+    _require_known(info, params)
     return await _job(engine, info, body, _Prompts(body.prompt, params, True, body.logprobs))
 
 

@@ -21,6 +21,7 @@ from modules.api.requests import body_of
 from modules.api.service import Api
 from modules.api.streaming import while_connected
 from modules.engine.protocol import GenerateRequest, NextTokens
+from modules.errors import EngineError
 
 __all__ = ["add_internal"]
 
@@ -111,6 +112,11 @@ async def _next_tokens(api: Api, body: LogitsBody) -> dict[str, Any]:
     asked = GenerateRequest(uuid.uuid4().hex, body.prompt, sampling_params(body))
     found = await api.engine.next_tokens(NextTokens(asked, body.top_logits))
     kind = "after" if body.use_samplers else "before"
+    if any(getattr(token, kind) is None for token in found.tokens):
+        raise EngineError(
+            "The server that has the model does not tell what the parameters make of it.",
+            "Leave use_samplers out.",
+        )
     chances: dict[str, float] = {}
     for token in sorted(found.tokens, key=lambda token: -getattr(token, kind)):
         if getattr(token, kind) > 0:

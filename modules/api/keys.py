@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -19,16 +20,18 @@ class Keys:
 
     Without `api`, the API is for the owner, who calls from loopback; with it, everybody brings
     it, but for the owner where they are `owner_free`. `admin` opens everything; without one,
-    what is loaded is changed by the owner alone.
+    what is loaded is changed by the owner alone. `page` tells the page's token, which stands for
+    a key where none was given, and may be renewed while the server runs.
     """
 
     api: str = ""
     admin: str = ""
     owner_free: bool = False
+    page: Callable[[], str] = str
 
     def require(self, request: Request) -> None:
         """Raises ApiError unless the caller may use the API."""
-        owner = caller_of(request.scope).admin and (self.owner_free or not self.api)
+        owner = caller_of(request.scope).admin and (self.owner_free or not self._shared)
         if not self._held(request) and not owner:
             raise ApiError(
                 "The API key is missing or wrong; send the server's --api-key as "
@@ -72,9 +75,13 @@ class Keys:
                 code="invalid_api_key",
             )
 
+    @property
+    def _shared(self) -> str:
+        return self.api or self.page()
+
     def _held(self, request: Request) -> bool:
         """Whether the request brings one of the keys; the time does not tell which."""
-        api, admin = _holds(request, self.api), _holds(request, self.admin)
+        api, admin = _holds(request, self._shared), _holds(request, self.admin)
         return api or admin
 
 

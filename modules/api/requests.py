@@ -134,7 +134,11 @@ class ChatMessage(BaseModel):
 
 
 class ChatBody(Body):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`.
+
+    `continue_final_message` leaves the last message open, and the reply goes on with it; beside
+    it, `add_generation_prompt` is false, as vLLM has it.
+    """
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=20_000)
     logprobs: bool | None = None
@@ -142,6 +146,8 @@ class ChatBody(Body):
     tools: list[FunctionTool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 class CompletionBody(Body):

@@ -45,7 +45,11 @@ def api_of(ctx: AppContext, load: Callable[[str, LoadOptions | None], Job]) -> A
 
     Without a key of its own, a token of the page is the key of others than the owner.
     """
-    given = ctx.settings.api_key
-    token = ctx.access.token or ctx.access.api_token
-    keys = Keys(given or token, ctx.settings.admin_key, owner_free=not given)
+    given, access = ctx.settings.api_key, ctx.access
+    keys = Keys(
+        given,
+        ctx.settings.admin_key,
+        owner_free=not given,
+        page=lambda: access.token or access.api_token,
+    )
     return Api(ctx.engine, ctx.templates, keys, Library(ctx.settings, load))

@@ -12,6 +12,7 @@ from typing import Any
 
 from modules.chat.prompt import ChatPrompt
 from modules.chat.store import Chat, StoredMessage
+from modules.chat.tools.call import ReplyCall
 from modules.engine.client import EngineState
 from modules.engine.params import SamplingParams, knobs
 from modules.engine.protocol import ModelInfo
@@ -23,6 +24,7 @@ __all__ = [
     "about_prompt",
     "about_request",
     "beginning_of",
+    "calls_at_beginning",
     "compare",
     "differences",
     "is_same_prompt",
@@ -39,8 +41,10 @@ _BEFORE, _AFTER = 40, 80
 # -- written down --------------------------------------------------------------------------
 
 
-def about_request(chat: Chat, params: SamplingParams, beginning: str) -> dict[str, Any]:
-    """What is known before a model is asked. `beginning` is not the model's own."""
+def about_request(
+    chat: Chat, params: SamplingParams, beginning: str, calls: int = 0
+) -> dict[str, Any]:
+    """What is known before a model is asked. `beginning`, with `calls`, is not its own."""
     about: dict[str, Any] = {
         "lantern": _version(),
         "params": dataclasses.asdict(params),
@@ -48,6 +52,8 @@ def about_request(chat: Chat, params: SamplingParams, beginning: str) -> dict[st
         "mode": chat.mode,
         "character": chat.character,
     }
+    if calls:
+        about["beginning_calls"] = calls
     return about | ({"beginning": len(beginning)} if beginning else {})
 
 
@@ -102,8 +108,17 @@ def beginning_of(message: StoredMessage) -> str:
     return message.content[: message.about.get("beginning", 0)]
 
 
+def calls_at_beginning(message: StoredMessage) -> tuple[ReplyCall, ...]:
+    """The calls that were made in what `beginning_of` has."""
+    return message.calls[: message.about.get("beginning_calls", 0)]
+
+
 def replayed_chat(chat: Chat, about: dict[str, Any], state: EngineState) -> Chat:
-    """The chat as it was for a reply, with those of its LoRAs that are applied now."""
+    """The chat as it was for a reply, with its tools, and those of its LoRAs that are applied now.
+
+    Its calls must be asked about again.
+    """
+    tools = about.get("tools")
     applied = {adapter.info.name for adapter in state.adapters}
     return replace(
         chat,
@@ -111,6 +126,8 @@ def replayed_chat(chat: Chat, about: dict[str, Any], state: EngineState) -> Chat
         mode=about.get("mode", chat.mode),
         character=about.get("character", chat.character),
         adapters=tuple((n, w) for n, w in about.get("adapters", ()) if n in applied),
+        tools=tuple(map(str, tools)) if isinstance(tools, list) else (),
+        always={},
     )
 
 

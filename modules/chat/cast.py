@@ -9,6 +9,7 @@ from modules.chat.character import Character, fill
 from modules.chat.characters import Characters
 from modules.chat.profiles import NOBODY, Profile, ProfileStore
 from modules.chat.store import Mode
+from modules.chat.tool_prompt import Tool
 from modules.errors import InvalidNameError, NotFoundError
 
 __all__ = ["Cast", "Casting"]
@@ -21,7 +22,8 @@ class Cast:
     """The two sides of a chat, and the mode in which the model reads it.
 
     `context` goes before everything else and is never cut. `character` is the key of a
-    character's file; empty without one, and where the file is gone.
+    character's file; empty without one, and where the file is gone. `tools` are what the reply
+    may call.
     """
 
     mode: Mode = "instruct"
@@ -29,6 +31,7 @@ class Cast:
     name: str = _NAMELESS
     context: str = ""
     character: str = ""
+    tools: tuple[Tool, ...] = ()
 
 
 class Casting:

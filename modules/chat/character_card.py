@@ -15,7 +15,7 @@ from modules.chat.character import Character, character_from
 from modules.chat.pictures import shrunk
 from modules.chat.png_chunks import SIGNATURE, texts
 from modules.errors import InvalidInputError, SettingsError
-from modules.settings import MAX_YAML_BYTES, parse_yaml
+from modules.yaml_files import MAX_YAML_BYTES, parse_yaml
 
 __all__ = ["MAX_CARD_BYTES", "Card", "as_png_card", "read_card", "read_json"]
 

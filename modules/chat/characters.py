@@ -27,7 +27,8 @@ from modules.errors import (
     StorageError,
 )
 from modules.paths import Paths, safe_child, write_atomically
-from modules.settings import MAX_YAML_BYTES, nearest, read_yaml
+from modules.wording import nearest
+from modules.yaml_files import MAX_YAML_BYTES, read_yaml
 
 __all__ = ["CharacterFile", "Characters", "as_yaml", "key_of"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from modules.errors import PromptTooLongError
 
 __all__ = ["ContextView", "Piece", "Segment", "pieces_of", "view_context"]
 
-Kind = Literal["character", "system", "file", "user", "assistant"]
+Kind = Literal["character", "system", "tools", "file", "user", "assistant", "call"]
 
 _LABEL_CHARS = 90
 
@@ -25,7 +26,7 @@ _LABEL_CHARS = 90
 class Piece:
     """A text that the user knows. `message` is the id of the stored message that it is in.
 
-    Of a file, `label` is the name; of everything else, its first words.
+    Of a file and a tool, `label` is the name; of everything else, its first words.
     """
 
     kind: Kind
@@ -73,8 +74,15 @@ def pieces_of(store: ChatStore, chat: Chat, cast: Cast, text: str) -> list[Piece
     branch, waiting = store.branch(chat.id), files.waiting(chat.id)
     texts = files.texts([*(file for stored in branch for file in stored.attachments), *waiting])
     pieces = [Piece("character", cast.context), Piece("system", chat.system)]
+    if cast.tools:
+        described = "\n".join(json.dumps(tool.as_variable()) for tool in cast.tools)
+        pieces.append(Piece("tools", described, ", ".join(tool.name for tool in cast.tools)))
     for stored in branch:
         pieces += _files(stored.attachments, texts, stored)
+        pieces += [
+            Piece("call", f"{call.arguments}\n{call.told}", call.name, stored.id, stored.pinned)
+            for call in stored.calls
+        ]
         pieces.append(Piece(stored.role, stored.content, "", stored.id, stored.pinned))
     pieces += [*_files(waiting, texts), Piece("user", text)]
     return pieces

@@ -12,6 +12,7 @@ from modules.chat.database import storable
 from modules.chat.history import with_files
 from modules.chat.messages import Role
 from modules.chat.store import Chat, ChatStore, Mode, State, StoredMessage
+from modules.chat.tools.call import ReplyCall, calls_of, ended, written
 from modules.engine.mix import Mix
 
 __all__ = ["ChatCopy", "FileCopy", "MessageCopy", "add_copy", "copy_of", "copy_of_branch"]
@@ -42,6 +43,8 @@ class MessageCopy:
     created_at: float = field(default_factory=time.time)
     pinned: bool = False
     files: tuple[int, ...] = ()
+    calls: tuple[ReplyCall, ...] = ()
+    visible: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def copy_of(store: ChatStore, chat: Chat) -> ChatCopy:
                     about=json.loads(row["about"]), created_at=row["created_at"],
                     pinned=bool(row["pinned"]),
                     files=tuple(file.id for file in files.get(row["id"], ())),
+                    calls=ended(calls_of(row["calls"])), visible=row["visible"],
                 )
             )  # fmt: skip
     copy = _copy(store, chat, messages, [file for some in files.values() for file in some])
@@ -115,7 +119,8 @@ def copy_of_branch(store: ChatStore, chat: Chat, branch: list[StoredMessage]) ->
                 stored.id, messages[-1].id if messages else None, stored.role, stored.content,
                 state=_ended(stored.state), error=stored.error, about=stored.about,
                 created_at=stored.created_at, pinned=stored.pinned,
-                files=tuple(file.id for file in stored.attachments),
+                files=tuple(file.id for file in stored.attachments), calls=ended(stored.calls),
+                visible=stored.visible,
             )
         )  # fmt: skip
     files = [file for stored in branch for file in stored.attachments]
@@ -143,11 +148,13 @@ def add_copy(store: ChatStore, owner: str, copy: ChatCopy) -> int:
         for message in copy.messages:
             cursor = db.execute(
                 "INSERT INTO messages (chat_id, parent_id, role, content, state, error, about,"
-                " created_at, pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " created_at, pinned, calls, visible) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     chat.id, ids[message.parent], message.role, storable(message.content),
                     message.state, storable(message.error), json.dumps(message.about),
                     message.created_at, message.pinned,
+                    storable(written(message.calls)),
+                    None if message.visible is None else storable(message.visible),
                 ),
             )  # fmt: skip
             ids[message.id] = cursor.lastrowid

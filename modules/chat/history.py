@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from modules.chat.attachments import Attachment, AttachmentStore
 from modules.chat.messages import Message
 from modules.chat.store import Chat, ChatStore, StoredMessage
+from modules.chat.tools.call import messages_of
 
 __all__ = ["add", "history_before", "history_of", "next_history", "read_history", "with_files"]
 
@@ -53,7 +54,11 @@ def history_of(
     history = [Message("system", chat.system)] if chat.system.strip() else []
     for stored in branch:
         content = with_files(stored.content, stored.attachments, texts or {})
-        if content:
+        if stored.calls:
+            like = Message(stored.role, "", stored.pinned, (stored.id,))
+            for message in messages_of(content, stored.calls, like):
+                add(history, message)
+        elif content:
             add(history, Message(stored.role, content, stored.pinned, (stored.id,)))
     return history
 
@@ -69,13 +74,19 @@ def with_files(content: str, files: Iterable[Attachment], texts: Mapping[int, st
 
 
 def add(history: list[Message], message: Message) -> None:
-    """Put `message` at the end, in one with the last where both are of one role."""
-    if history and history[-1].role == message.role:
+    """Put `message` at the end, in one with the last where both are of one role.
+
+    What a tool was asked and answered stays by itself.
+    """
+    last = history[-1] if history else None
+    alone = message.role == "tool" or (last is not None and last.tool_calls)
+    if last is not None and last.role == message.role and not alone:
         last = history.pop()
         message = Message(
             message.role,
             f"{last.content}\n\n{message.content}",
             last.pinned or message.pinned,
             last.sources + message.sources,
+            message.tool_calls,
         )
     history.append(message)

@@ -11,7 +11,7 @@ from modules.chat.cast import Cast
 from modules.chat.messages import Message
 from modules.chat.prompt import build_chat_prompt, loaded_model, render_chat
 from modules.chat.store import Chat
-from modules.chat.template_choice import TemplateChoices
+from modules.chat.template_choice import SERVERS_OWN, TemplateChoices
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import Finished, GenerateRequest
@@ -74,6 +74,8 @@ async def _end_of_turn(engine: EngineClient, templates: TemplateChoices) -> tupl
     """What the chat template puts after a user's turn, where the model may not stop by itself."""
     info = loaded_model(engine)
     template = await asyncio.to_thread(templates.template_of, info)
+    if template.key == SERVERS_OWN:
+        return ()
     text = await render_chat(info, template, [Message("user", _MARK)])
     end = text.partition(_MARK)[2].strip().partition("\n")[0]
     return (end,) if end else ()

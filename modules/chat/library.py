@@ -103,7 +103,9 @@ class ChatLibrary:
                 branch = branch[: ids.index(message_id) + 1]
             copy = copy_of_branch(store, chat, branch)
             copy = replace(copy, title=_title_of_copy(chat), pinned=False)
-            return add_copy(store, owner, copy)
+            made = add_copy(store, owner, copy)
+            store.change_chat(made, tools=chat.tools)
+            return made
 
         made = await asyncio.to_thread(copied)
         self._notices.listed(owner).notify()

@@ -113,7 +113,37 @@ CREATE TABLE profiles (
 );
 """
 
-_STEPS = (_CHATS, _DRAFTS, _ADAPTERS, _HABITS, _ATTACHMENTS, _SEARCH, _PROFILES)
+# Which tools are on in a chat, and the marks of those that may run there without asking. A reply
+# that waits for the owner goes on later, and is in the index of the search while it waits.
+_TOOLS = """
+ALTER TABLE chats ADD COLUMN tools TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE chats ADD COLUMN always TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE messages ADD COLUMN calls TEXT NOT NULL DEFAULT '[]';
+CREATE TRIGGER messages_found_resumed AFTER UPDATE OF state ON messages
+WHEN old.state <> 'streaming' AND new.state = 'streaming' BEGIN
+    INSERT INTO messages_found (messages_found, rowid, content)
+    VALUES ('delete', old.id, old.content);
+END;
+"""
+
+# What the page shows of a message, where that is other than what the model sees of it.
+_VISIBLE = "ALTER TABLE messages ADD COLUMN visible TEXT;"
+
+# How likely each token of a reply was, where somebody looked at that: see reply_tokens.py.
+_TOKENS = """
+CREATE TABLE reply_tokens (
+    id INTEGER PRIMARY KEY,
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    start INTEGER NOT NULL,
+    tokens TEXT NOT NULL
+);
+CREATE INDEX reply_tokens_by_message ON reply_tokens (message_id);
+"""
+
+_STEPS = (
+    _CHATS, _DRAFTS, _ADAPTERS, _HABITS, _ATTACHMENTS, _SEARCH, _PROFILES, _TOOLS, _VISIBLE,
+    _TOKENS,
+)  # fmt: skip
 
 
 def migrate(db: sqlite3.Connection) -> None:

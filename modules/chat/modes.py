@@ -13,9 +13,10 @@ from modules.chat.cast import Cast
 from modules.chat.messages import Message
 from modules.chat.template import render
 from modules.chat.template_choice import ChatTemplate
+from modules.chat.tool_prompt import render_with_tools
 from modules.errors import TemplateError
 
-__all__ = ["render_chat_mode", "stops"]
+__all__ = ["render_chat_mode", "stops", "transcript"]
 
 _COMMAND = 'Continue the chat dialogue below. Write a single reply for the character "{}".\n\n{}'
 
@@ -31,23 +32,36 @@ def render_chat_mode(
     """The prompt for `messages` in the mode of `cast`. Raises TemplateError.
 
     A prompt of the mode `chat` wants the tokenizer's own special tokens before it; in the
-    others, the template writes them.
+    others, the template writes them. Tools are for the mode `instruct`; in the others, what
+    they were asked and answered is left out.
     """
+    if cast.mode != "instruct":
+        messages = _without_calls(messages)
     if cast.mode == "chat":
-        text = _joined([cast.context, *_system(messages)])
-        return text + "".join(_lines(cast, messages, continue_final))
+        return transcript(cast, messages, continue_final=continue_final)
     if cast.mode == "instruct":
         system = [Message("system", cast.context)] if cast.context else []
         if system and messages and messages[0].role == "system":
             system = [Message("system", f"{cast.context}\n\n{messages[0].content}")]
             messages = messages[1:]
         asked = [*system, *messages]
+        if cast.tools or any(message.role == "tool" for message in messages):
+            return render_with_tools(
+                template.source, asked, cast.tools, special_tokens=special_tokens,
+                continue_final=continue_final,
+            ).text  # fmt: skip
     else:
         asked = _asking(cast, messages, continue_final)
         continue_final = True
     return render(
         template.source, asked, special_tokens=special_tokens, continue_final=continue_final
     )
+
+
+def transcript(cast: Cast, messages: Sequence[Message], *, continue_final: bool) -> str:
+    """The mode `chat`, which needs no template. Raises TemplateError where nothing is said."""
+    text = _joined([cast.context, *_system(messages)])
+    return text + "".join(_lines(cast, _without_calls(messages), continue_final))
 
 
 def stops(cast: Cast, template: ChatTemplate) -> tuple[str, ...]:
@@ -87,6 +101,21 @@ def _lines(cast: Cast, messages: Sequence[Message], continue_final: bool) -> lis
         last = turns.pop()
         begun = f"{names[last.role]}: {last.content}" if last.content else f"{names[last.role]}:"
     return [*(f"{names[turn.role]}: {turn.content.strip()}\n" for turn in turns), begun]
+
+
+def _without_calls(messages: Sequence[Message]) -> list[Message]:
+    """What was said alone; a reply that goes on after a call is one message."""
+    if not any(message.role == "tool" for message in messages):
+        return list(messages)
+    said: list[Message] = []
+    for message in messages:
+        if message.role == "tool" or (message.tool_calls and not message.content):
+            continue
+        text = message.content
+        if said and message.role == "assistant" == said[-1].role:
+            text = f"{said.pop().content}\n\n{text}"
+        said.append(Message(message.role, text))
+    return said
 
 
 def _system(messages: Sequence[Message]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.chat.cast import Cast
+from modules.chat.hooks import NO_HOOKS, ChatHooks, Turn
 from modules.chat.messages import Message
 from modules.chat.modes import render_chat_mode, stops
 from modules.chat.template_choice import ChatTemplate, TemplateChoices
@@ -113,11 +114,13 @@ async def build_chat_prompt(
     *,
     continue_final: bool = False,
     cast: Cast | None = None,
+    hooks: ChatHooks = NO_HOOKS,
 ) -> ChatPrompt:
     """The prompt for `messages`, less the oldest turns where they exceed the context.
 
     What `cast` says of the character, system messages, the last turn and each turn with a
-    pinned message always stay. Raises PromptTooLongError when these alone exceed the context,
+    pinned message always stay. `hooks` may write the prompt, and what the reply begins with.
+    Raises PromptTooLongError when these alone exceed the context,
     NoModelError, TemplateError, SettingsError, and EngineError.
     """
     info = loaded_model(engine)
@@ -127,7 +130,12 @@ async def build_chat_prompt(
     room = context - min(params.max_new_tokens, context // 4)
     template = await asyncio.to_thread(templates.template_of, info)
     cast = cast or Cast()
-    cutter = _Cutter(engine, _Format(info, template, cast, continue_final), messages)
+    form = _Format(info, template, cast, continue_final, hooks)
+    if hooks.active:
+        turn = Turn(params, tuple(messages), cast, continue_final)
+        written = await hooks.prompt(turn)
+        form = replace(form, written=written, begins=await _beginning(hooks, turn))
+    cutter = _Cutter(engine, form, messages)
     (whole,) = await cutter.rendered([0])
     dropped, kept = (0, whole)
     if whole.tokens > room:
@@ -144,7 +152,7 @@ async def build_chat_prompt(
         dropped_messages=len(left_out),
         full_tokens=whole.tokens,
         template="" if cast.mode == "chat" else template.key,
-        special_tokens=cast.mode == "chat",
+        special_tokens=form.special_tokens(kept.text),
         left_out=frozenset(id_ for i in left_out for id_ in messages[i].sources),
         pinned=cutter.pinned,
     )
@@ -158,15 +166,46 @@ class _Format:
     template: ChatTemplate
     cast: Cast
     continue_final: bool
+    hooks: ChatHooks = NO_HOOKS
+    written: str | None = None
+    begins: tuple[str, str] = ("", "")
+    """What stands before the reply, and what hooks put in its place."""
 
     async def text(self, messages: Sequence[Message]) -> str:
-        return await render_chat(
+        if self.written is not None:
+            return self.written
+        text = await render_chat(
             self.info,
             self.template,
             messages,
             continue_final=self.continue_final,
             cast=self.cast,
         )
+        before, now = self.begins
+        return text.removesuffix(before) + now if text.endswith(before) else text
+
+    def special_tokens(self, text: str) -> bool:
+        """Whether the tokenizer's own are to be added: a template writes them itself."""
+        if self.written is not None:
+            beginning = self.info.special_tokens.get("bos_token", "")
+            return not (beginning and text.startswith(beginning))
+        return self.cast.mode == "chat"
+
+    async def lengths(self, engine: EngineClient, texts: list[str]) -> list[int]:
+        """Tokens in each text."""
+        counted = await self.hooks.lengths(texts) if self.hooks.active else None
+        if counted is not None:
+            return counted
+        return await engine.count_tokens(texts, self.special_tokens(texts[0]))
+
+
+async def _beginning(hooks: ChatHooks, turn: Turn) -> tuple[str, str]:
+    """What stands before a reply, and what it is to be; a template's own words are not told."""
+    if turn.continues:
+        return "", ""
+    before = "" if turn.cast.mode == "instruct" else f"{turn.cast.name}:"
+    now = await hooks.prefix(before, turn)
+    return before, now if before else now.lstrip()
 
 
 def _check_fits(kept: _Rendered, context: int, pinned: int) -> None:
@@ -218,7 +257,7 @@ class _Cutter:
     async def rendered(self, choices: Sequence[int]) -> list[_Rendered]:
         """The prompt for each number of dropped turns, counted in one call."""
         texts = [await self._form.text(self.without(turns)) for turns in choices]
-        counts = await self._engine.count_tokens(texts, self._form.cast.mode == "chat")
+        counts = await self._form.lengths(self._engine, texts)
         return [_Rendered(text, tokens) for text, tokens in zip(texts, counts, strict=True)]
 
     def guess(self, share: float) -> int:
@@ -241,7 +280,7 @@ def _turns(messages: Sequence[Message]) -> list[list[int]]:
     for place, message in enumerate(messages):
         if message.role == "user" or (message.role == "assistant" and not turns):
             turns.append([place])
-        elif message.role == "assistant":
+        elif message.role in ("assistant", "tool"):
             turns[-1].append(place)
     return turns
 

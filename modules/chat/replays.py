@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.chat.about import (
     Comparison,
     beginning_of,
+    calls_at_beginning,
     compare,
     differences,
     is_same_prompt,
@@ -24,6 +25,8 @@ from modules.chat.prompt import build_chat_prompt
 from modules.chat.store import Chat, StoredMessage
 from modules.chat.stores import Stores
 from modules.chat.template_choice import TemplateChoices
+from modules.chat.tools.call import messages_of, tail_of
+from modules.chat.tools.desk import ToolDesk
 from modules.chat.writer import ReplyWriter
 from modules.engine.client import EngineClient
 from modules.errors import NotFoundError
@@ -66,6 +69,7 @@ class Replays:
         casting: Casting,
         writer: ReplyWriter,
         slot: Slot,
+        desk: ToolDesk,
     ) -> None:
         self._stores = stores
         self._engine = engine
@@ -73,6 +77,7 @@ class Replays:
         self._casting = casting
         self._writer = writer
         self._slot = slot
+        self._desk = desk
 
     async def origin(self, chat_id: int, owner: str, message_id: int) -> Origin:
         """What a reply was made of."""
@@ -97,12 +102,14 @@ class Replays:
         chat = replayed_chat(chat, about, self._engine.state)
         store = self._stores.of(chat_id)
         history = await asyncio.to_thread(history_before, store, chat, message)
-        if beginning := beginning_of(message):
-            add(history, Message("assistant", beginning))
+        beginning, calls = beginning_of(message), calls_at_beginning(message)
+        for one in messages_of(beginning, calls, Message("assistant", "")):
+            add(history, one)
         cast = await asyncio.to_thread(self._casting.cast, owner, chat.mode, chat.character)
+        cast = replace(cast, tools=self._desk.known(chat))
         prompt = await build_chat_prompt(
             self._engine, history, params, self._templates,
-            continue_final=bool(beginning), cast=cast,
+            continue_final=bool(tail_of(beginning, calls)), cast=cast,
         )  # fmt: skip
         return SentPrompt(prompt.text, prompt.tokens, is_same_prompt(about, prompt))
 
@@ -118,7 +125,9 @@ class Replays:
             await asyncio.to_thread(self._stores.of(chat_id).show, chat_id, old.parent_id)
             chat, _ = await self._message(chat_id, owner, message_id)
             chat = replayed_chat(chat, old.about, self._engine.state)
-            return await self._writer.start(chat, params, beginning_of(old), replay_of=old.id)
+            return await self._writer.start(
+                chat, params, beginning_of(old), replay_of=old.id, calls=calls_at_beginning(old)
+            )
 
     async def _message(
         self, chat_id: int, owner: str, message_id: int

@@ -13,13 +13,17 @@ from typing import Any, Literal
 
 from modules.chat.about import about_model, about_prompt
 from modules.chat.cast import Cast
+from modules.chat.hooked import following, offline_prompt, turn_of, write_instead
+from modules.chat.hooks import NO_HOOKS, ChatHooks, Turn
 from modules.chat.messages import Message
 from modules.chat.prompt import build_chat_prompt
 from modules.chat.template_choice import TemplateChoices
+from modules.chat.tool_calls import CallReader
+from modules.chat.tools.call import ReplyCall, tail_of
 from modules.engine.client import EngineClient
 from modules.engine.mix import Mix
 from modules.engine.params import SamplingParams
-from modules.engine.protocol import Finished, GenerateRequest, TokenChunk
+from modules.engine.protocol import Finished, GenerateRequest, TokenChunk, TokenLogprob
 from modules.errors import EngineError
 from modules.signals import Signal
 
@@ -32,7 +36,10 @@ _SAVE_EVERY_S = 1.0
 class LiveReply:
     """A reply in progress: what it answers, the text so far, and how fast it comes.
 
-    `adapters` are the LoRAs that its chat chose; None: what is applied to all.
+    `adapters` are the LoRAs that its chat chose; None: what is applied to all. `reader` finds
+    the calls of tools in what comes, and is None where there are none to call. `turn` is what it
+    is made of, once `hooks` have had a look at that; `visible` is what they have the page show.
+    `heard` are its tokens, where hooks want them, from the character `heard_from` on.
     """
 
     chat_id: int
@@ -50,6 +57,37 @@ class LiveReply:
     first_token_at: float = 0.0
     last_token_at: float = 0.0
     task: asyncio.Task[None] | None = None
+    calls: tuple[ReplyCall, ...] = ()
+    reader: CallReader | None = None
+    stopping: bool = False
+    hooks: ChatHooks = NO_HOOKS
+    turn: Turn | None = None
+    visible: str | None = None
+    heard: list[TokenLogprob] = field(default_factory=list)
+    heard_from: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.heard_from = len(self.text)
+
+    @property
+    def shown(self) -> str:
+        """What the page shows of it, which hooks may have altered."""
+        return self.text if self.visible is None else self.visible
+
+    @property
+    def tail(self) -> str:
+        """The text after the last call, if any; the model goes on with it."""
+        return tail_of(self.text, self.calls)
+
+    @property
+    def calling(self) -> bool:
+        """Whether a call is being written, by the looks of it."""
+        return self.reader is not None and self.reader.holds
+
+    def begin_round(self, request_id: str) -> None:
+        """Get ready for another request to the engine."""
+        self.request_id, self.requested = request_id, False
+        self.tokens, self.first_token_at, self.last_token_at = 0, 0.0, 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -60,8 +98,10 @@ class LiveReply:
     def take(self, chunk: TokenChunk) -> None:
         """Add what the engine sent, less the space between a name and its text in a transcript."""
         begins = not self.text and self.cast.mode != "instruct"
-        self.text += chunk.text.lstrip() if begins else chunk.text
+        text = chunk.text.lstrip() if begins else chunk.text
+        self.text += text if self.reader is None else self.reader.push(text)
         self.tokens += chunk.tokens
+        self.heard += chunk.logprobs
         self.last_token_at = time.monotonic()
         self.first_token_at = self.first_token_at or self.last_token_at
 
@@ -78,10 +118,14 @@ async def stream_reply(
     Raises EngineError, AdapterError, TemplateError or InvalidInputError; `live` holds what
     came before.
     """
-    request = await _request(engine, live, templates)
+    turn = live.turn = await turn_of(live)
+    request = await _request(engine, live, turn, templates)
+    instead = live.hooks.reply(request.prompt, turn, request.stops)
+    if instead is not None and await write_instead(live, instead, request.stops, changed, save):
+        return "complete"
     live.requested = True
     saved_at = time.monotonic()
-    async with aclosing(engine.generate(request)) as events:
+    async with following(live, turn, changed), aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, Finished):
                 live.about |= _figures(event)
@@ -95,19 +139,22 @@ async def stream_reply(
 
 
 async def _request(
-    engine: EngineClient, live: LiveReply, templates: TemplateChoices
+    engine: EngineClient, live: LiveReply, turn: Turn, templates: TemplateChoices
 ) -> GenerateRequest:
     """The prompt for a reply, once a model that is being loaded is there."""
     seen = -1
     while engine.state.phase == "loading":
         seen = await engine.changed.wait(seen)
+    if live.hooks.replies and engine.state.phase != "ready":
+        return GenerateRequest(live.request_id, offline_prompt(turn), turn.params)
     prompt = await build_chat_prompt(
         engine,
-        live.history,
-        live.params,
+        turn.messages,
+        turn.params,
         templates,
-        continue_final=bool(live.text),
-        cast=live.cast,
+        continue_final=turn.continues,
+        cast=turn.cast,
+        hooks=live.hooks,
     )
     live.about |= about_prompt(prompt)
     if (info := engine.state.info) is not None:
@@ -115,10 +162,12 @@ async def _request(
     request = GenerateRequest(
         live.request_id,
         prompt.text,
-        live.params,
+        turn.params,
         special_tokens=prompt.special_tokens,
+        logprobs=live.hooks.logprobs,
         adapters=live.adapters,
         stop=prompt.stop,
+        hooks=live.hooks.tensor(turn),
     )
     # Written out, so that the reply can be told, and had, again.
     mix = engine.state.mix_of(request)

@@ -13,7 +13,8 @@ from typing import Any
 
 from modules.chat.cast import Cast, Casting
 from modules.chat.context_view import ContextView, Piece, pieces_of, view_context
-from modules.chat.history import next_history
+from modules.chat.history import next_history, read_history
+from modules.chat.hooks import NO_HOOKS, ChatHooks, Turn
 from modules.chat.impersonation import Impersonation
 from modules.chat.library import ChatLibrary
 from modules.chat.messages import Message
@@ -22,10 +23,14 @@ from modules.chat.openings import open_chat
 from modules.chat.prompt import ChatPrompt, build_chat_prompt
 from modules.chat.replays import Replays
 from modules.chat.replies import LiveReply
+from modules.chat.reply_views import ReplyViews
 from modules.chat.store import Chat, ChatStore, Mode, StoredMessage
 from modules.chat.stores import Stores
 from modules.chat.template_choice import TemplateChoices
 from modules.chat.titles import title_from
+from modules.chat.tools.approvals import Approvals
+from modules.chat.tools.call import ended
+from modules.chat.tools.desk import ToolDesk
 from modules.chat.uploads import Uploads
 from modules.chat.writer import ReplyWriter
 from modules.engine.client import EngineClient
@@ -49,18 +54,28 @@ class ChatService:
         engine: EngineClient,
         templates: TemplateChoices,
         casting: Casting | None = None,
+        hooks: ChatHooks = NO_HOOKS,
     ) -> None:
         self._stores = Stores(store)
         self._engine = engine
         self._templates = templates
         self.casting = casting or Casting()
         self.notices = Notices()
-        self._writer = ReplyWriter(self._stores, engine, templates, self.casting, self.notices)
+        self.desk = ToolDesk()
+        self._writer = ReplyWriter(
+            self._stores, engine, templates, self.casting, self.notices, self.desk
+        )
+        self.hooks = self._writer.hooks = hooks
         self._busy: set[int] = set()
         self.library = ChatLibrary(self._stores, self.notices, self._reply_slot)
         self.files = Uploads(self._stores, self.notices)
+        self.views = ReplyViews(self._stores, self.casting)
         self.replays = Replays(
-            self._stores, engine, templates, self.casting, self._writer, self._reply_slot
+            self._stores, engine, templates, self.casting, self._writer, self._reply_slot,
+            self.desk,
+        )  # fmt: skip
+        self.approvals = Approvals(
+            self._stores, self.desk, self._writer, self.notices, self._reply_slot
         )
 
     # -- reading ------------------------------------------------------------------------
@@ -85,7 +100,9 @@ class ChatService:
         live = self.live(chat_id)
         if live is not None:
             return [
-                dataclasses.replace(m, content=live.text) if m.id == live.message_id else m
+                dataclasses.replace(m, content=live.text, calls=live.calls, visible=live.visible)
+                if m.id == live.message_id
+                else m
                 for m in messages
             ]
         if idle and chat_id not in self._busy:  # else a reply may have ended while we read
@@ -93,14 +110,17 @@ class ChatService:
         return messages
 
     async def text(self, chat_id: int, owner: str, message_id: int) -> str:
-        """The source of one message, to copy or to edit."""
+        """The source of one message, to copy or to edit.
+
+        Of the user's it is what they see, which hooks get when it is sent; of a reply it is what
+        the model sees.
+        """
         await self.chat(chat_id, owner)
         live = self.live(chat_id)
         if live is not None and live.message_id == message_id:
             return live.text
-        return (
-            await asyncio.to_thread(self._stores.of(chat_id).message, message_id, chat_id)
-        ).content
+        message = await asyncio.to_thread(self._stores.of(chat_id).message, message_id, chat_id)
+        return message.shown if message.role == "user" else message.content
 
     async def preview(
         self,
@@ -120,7 +140,7 @@ class ChatService:
         if chat_id is None:
             cast = await asyncio.to_thread(self.casting.cast, owner, mode, character)
         else:
-            cast = await self.cast(chat_id, owner)
+            cast = await self._cast_with_tools(chat_id, owner)
         return await build_chat_prompt(self._engine, messages, params, self._templates, cast=cast)
 
     async def context(
@@ -137,7 +157,8 @@ class ChatService:
             cast = await asyncio.to_thread(self.casting.cast, owner, mode, character)
             pieces = [Piece("character", cast.context), Piece("user", text)]
         else:
-            chat, cast = await self.chat(chat_id, owner), await self.cast(chat_id, owner)
+            chat = await self.chat(chat_id, owner)
+            cast = await self._cast_with_tools(chat_id, owner)
             store = self._stores.of(chat_id)
             pieces = await asyncio.to_thread(pieces_of, store, chat, cast, text)
         prompt: ChatPrompt | PromptTooLongError
@@ -151,6 +172,11 @@ class ChatService:
         """Who speaks in a chat. Raises SettingsError for a damaged character."""
         chat = await self.chat(chat_id, owner)
         return await asyncio.to_thread(self.casting.cast, owner, chat.mode, chat.character)
+
+    async def _cast_with_tools(self, chat_id: int, owner: str) -> Cast:
+        """The same with the tools that the next reply may call, as far as they are known."""
+        chat = await self.chat(chat_id, owner)
+        return dataclasses.replace(await self.cast(chat_id, owner), tools=self.desk.known(chat))
 
     async def next_messages(
         self, chat_id: int | None, owner: str, text: str | None
@@ -220,9 +246,10 @@ class ChatService:
             _require_text(text)
         async with self._reply_slot(chat_id, owner) as chat:
             store = self._stores.of(chat_id)
-            await asyncio.to_thread(store.send, chat_id, chat.leaf_id, text)
+            text, visible = await self._sent(chat, text, params)
+            await asyncio.to_thread(store.send, chat_id, chat.leaf_id, text, visible)
             if not chat.title:
-                title = title_from(text) or files[0].name
+                title = title_from(visible) or files[0].name
                 await asyncio.to_thread(store.change_chat, chat_id, title=title)
             await self._writer.start(await self.chat(chat_id, owner), params, beginning)
 
@@ -257,7 +284,8 @@ class ChatService:
             if old.role != "assistant":
                 raise InvalidInputError("Only a reply can be continued.", "Send a message.")
             await asyncio.to_thread(self._stores.of(chat_id).show, chat_id, old.parent_id)
-            await self._writer.start(await self.chat(chat_id, owner), params, beginning=old.content)
+            chat = await self.chat(chat_id, owner)
+            await self._writer.start(chat, params, old.content, calls=ended(old.calls))
 
     async def edit(
         self,
@@ -271,9 +299,14 @@ class ChatService:
     ) -> None:
         """A version of a message with other text; with `params`, it is answered anew."""
         _require_text(text)
-        async with self._reply_slot(chat_id, owner):
+        async with self._reply_slot(chat_id, owner) as chat:
+            store, visible = self._stores.of(chat_id), None
+            if self.hooks.active:
+                old = await asyncio.to_thread(store.message, message_id, chat_id)
+                if old.role == "user":
+                    text, visible = await self._sent(chat, text, params)
             await asyncio.to_thread(
-                self._stores.of(chat_id).edit, chat_id, message_id, text, keep_tail=params is None
+                store.edit, chat_id, message_id, text, keep_tail=params is None, visible=visible
             )
             if params is not None:
                 await self._writer.start(await self.chat(chat_id, owner), params, beginning)
@@ -315,8 +348,10 @@ class ChatService:
         self._stores.see(chat_id)
 
     async def stop(self, chat_id: int, owner: str) -> None:
-        """End the reply in progress, and return when it is stored."""
+        """End the reply in progress, or one that waits, and return when it is stored."""
         await self.chat(chat_id, owner)
+        if self.live(chat_id) is None:
+            await self.approvals.give_up(chat_id, owner)
         await self._writer.stop(chat_id)
 
     async def wait(self, chat_id: int) -> None:
@@ -324,8 +359,18 @@ class ChatService:
         await self._writer.wait(chat_id)
 
     async def close(self) -> None:
-        """Store what every reply in progress has so far, and end it."""
+        """Store what every reply in progress has so far, and end it; then the tools' servers."""
         await self._writer.close()
+        await self.desk.box.close()
+
+    async def _sent(self, chat: Chat, text: str, params: SamplingParams | None) -> tuple[str, str]:
+        """Of a message of the user's, what the model sees and what is shown."""
+        if not self.hooks.active:
+            return text, text
+        store = self._stores.of(chat.id)
+        history = await asyncio.to_thread(read_history, store, chat)
+        cast = await self.cast(chat.id, chat.owner)
+        return await self.hooks.sent(text, Turn(params or SamplingParams(), tuple(history), cast))
 
     def _reply_slot(self, chat_id: int, owner: str) -> _ReplySlot:
         return _ReplySlot(self, chat_id, owner)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from modules.chat.attachments import Attachment, by_message, inherit, take_waiting
 from modules.chat.database import Database, no_chat, storable
 from modules.chat.messages import Role
+from modules.chat.reply_tokens import inherit_tokens
+from modules.chat.tools.call import ReplyCall, calls_of, moved, settled, written
 from modules.engine.mix import Mix
 from modules.errors import InvalidInputError, NotFoundError
 
@@ -33,7 +36,7 @@ MAX_MESSAGE_CHARS = 1_000_000
 _MAX_TITLE_CHARS = 120
 _CHATS = (
     "SELECT id, owner, title, system, leaf_id, updated_at, adapters, mode, character, folder,"
-    " pinned FROM chats WHERE owner = ? AND deleted_at IS NULL"
+    " pinned, tools, always FROM chats WHERE owner = ? AND deleted_at IS NULL"
 )
 
 
@@ -42,6 +45,8 @@ class Chat:
     """One conversation. Times are Unix seconds; `leaf_id` is None while it is empty.
 
     `adapters` are the LoRAs that its replies are written with; None: what is applied to all.
+    `tools` are the names of those that its replies may call; by name, `always` has the marks of
+    those that run without being asked about.
     """
 
     id: int
@@ -55,6 +60,8 @@ class Chat:
     character: str = ""
     folder: str = ""
     pinned: bool = False
+    tools: tuple[str, ...] = ()
+    always: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class StoredMessage:
     """One turn on the shown branch.
 
     `versions` are the ids of the alternatives in this place, itself included, oldest
-    first. `about` holds what produced a reply: model, seed, parameters, speed.
+    first. The model sees `content`, and the page shows `visible` in its place where there is
+    one. `about` holds what produced a reply: model, seed, parameters, speed.
     """
 
     id: int
@@ -77,6 +85,18 @@ class StoredMessage:
     versions: tuple[int, ...] = field(default=())
     pinned: bool = False
     attachments: tuple[Attachment, ...] = ()
+    calls: tuple[ReplyCall, ...] = ()
+    visible: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What the page shows of it, which an extension may have altered."""
+        return self.content if self.visible is None else self.visible
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is a reply that wants to call a tool, and the owner has not said so."""
+        return any(call.state == "asked" for call in self.calls)
 
 
 class ChatStore(Database):
@@ -165,6 +185,11 @@ class ChatStore(Database):
             raise NotFoundError("This message does not exist.", "Reload the page.")
         return _message(row, ())
 
+    def versions_of(self, message: StoredMessage) -> tuple[int, ...]:
+        """The ids of the alternatives in the place of a message, oldest first."""
+        with self.reading():
+            return self._versions(message.chat_id).get((message.parent_id, message.role), ())
+
     def append(
         self,
         chat_id: int,
@@ -174,6 +199,7 @@ class ChatStore(Database):
         *,
         state: State = "complete",
         about: dict[str, Any] | None = None,
+        visible: str | None = None,
     ) -> StoredMessage:
         """Add a message below `parent_id`, and show the branch that ends in it."""
         now = time.time()
@@ -182,18 +208,23 @@ class ChatStore(Database):
                 self.message(parent_id, chat_id)
             cursor = db.execute(
                 "INSERT INTO messages"
-                " (chat_id, parent_id, role, content, state, about, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (chat_id, parent_id, role, _content(content), state, json.dumps(about or {}), now),
-            )
+                " (chat_id, parent_id, role, content, state, about, created_at, visible)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    chat_id, parent_id, role, _content(content), state, json.dumps(about or {}),
+                    now, _visible(content, visible),
+                ),
+            )  # fmt: skip
             assert cursor.lastrowid is not None
             self.show(chat_id, cursor.lastrowid)
             return self.message(cursor.lastrowid, chat_id)
 
-    def send(self, chat_id: int, parent_id: int | None, text: str) -> StoredMessage:
+    def send(
+        self, chat_id: int, parent_id: int | None, text: str, visible: str | None = None
+    ) -> StoredMessage:
         """Add a message of the user's, with the attachments that wait in the chat."""
         with self.transaction() as db:
-            message = self.append(chat_id, parent_id, "user", text)
+            message = self.append(chat_id, parent_id, "user", text, visible=visible)
             take_waiting(db, chat_id, message.id)
             return message
 
@@ -210,17 +241,42 @@ class ChatStore(Database):
         state: State,
         error: str = "",
         about: dict[str, Any] | None = None,
+        calls: tuple[ReplyCall, ...] = (),
+        visible: str | None = None,
     ) -> None:
         """Write down how far a reply is. Only a streaming reply is ever written again."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE messages SET content = ?, state = ?, error = ?, about = ?"
-                " WHERE id = ? AND state = 'streaming'",
-                (storable(content), state, error, json.dumps(about or {}), message_id),
+                "UPDATE messages SET content = ?, state = ?, error = ?, about = ?, calls = ?,"
+                " visible = ? WHERE id = ? AND state = 'streaming'",
+                (
+                    storable(content), state, error, json.dumps(about or {}),
+                    storable(written(calls)), None if visible is None else storable(visible),
+                    message_id,
+                ),
+            )  # fmt: skip
+
+    def set_calls(self, message_id: int, calls: tuple[ReplyCall, ...]) -> None:
+        """Write down what was decided about the calls of a reply."""
+        with self.transaction() as db:
+            text = storable(written(calls))
+            db.execute("UPDATE messages SET calls = ? WHERE id = ?", (text, message_id))
+
+    def resume(self, message_id: int) -> None:
+        """Have a reply that waited be written on."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE messages SET state = 'streaming', error = '' WHERE id = ?", (message_id,)
             )
 
     def edit(
-        self, chat_id: int, message_id: int, content: str, *, keep_tail: bool
+        self,
+        chat_id: int,
+        message_id: int,
+        content: str,
+        *,
+        keep_tail: bool,
+        visible: str | None = None,
     ) -> StoredMessage:
         """A version of a message with other text; the former stays as it was.
 
@@ -230,10 +286,14 @@ class ChatStore(Database):
             old = self.message(message_id, chat_id)
             tail = self._after(chat_id, message_id) if keep_tail else []
             about = old.about and old.about | {"edited": True}
-            edited = replace(old, content=content, state="complete", about=about)
+            calls = moved(old.calls, old.content, content)
+            edited = replace(
+                old, content=content, state="complete", about=about, calls=calls, visible=visible
+            )
             new = last = self._version(db, edited, old.parent_id)
             for message in tail:
                 last = self._version(db, message, last.id)
+                inherit_tokens(db, message.id, last.id)
             return new
 
     def show(self, chat_id: int, leaf_id: int | None) -> None:
@@ -303,9 +363,11 @@ class ChatStore(Database):
         new = self.append(
             message.chat_id, parent_id, message.role, message.content,
             state="complete" if message.state == "streaming" else message.state,
-            about=message.about,
+            about=message.about, visible=message.visible,
         )  # fmt: skip
         inherit(db, message.id, new.id)
+        if message.calls:
+            self.set_calls(new.id, message.calls)
         if message.pinned:
             self.pin(message.chat_id, new.id, True)
         return new
@@ -332,7 +394,8 @@ def _chat(row: sqlite3.Row) -> Chat:
     text = fields.pop("adapters")
     mix = None if text is None else tuple((name, weight) for name, weight in json.loads(text))
     pinned = bool(fields.pop("pinned"))
-    return Chat(**fields, adapters=mix, pinned=pinned)
+    tools, always = tuple(json.loads(fields.pop("tools"))), json.loads(fields.pop("always"))
+    return Chat(**fields, adapters=mix, pinned=pinned, tools=tools, always=always)
 
 
 def _column(name: str, value: Any) -> Any:
@@ -342,6 +405,8 @@ def _column(name: str, value: Any) -> Any:
             return _title(value)
         case "adapters":
             return None if value is None else json.dumps(value)
+        case "tools" | "always":
+            return json.dumps(value)
         case _:
             return _content(value) if isinstance(value, str) else value
 
@@ -349,6 +414,7 @@ def _column(name: str, value: Any) -> Any:
 def _message(
     row: sqlite3.Row, versions: tuple[int, ...], attachments: tuple[Attachment, ...] = ()
 ) -> StoredMessage:
+    calls = calls_of(row["calls"])
     return StoredMessage(
         id=row["id"],
         chat_id=row["chat_id"],
@@ -362,6 +428,8 @@ def _message(
         versions=versions,
         pinned=bool(row["pinned"]),
         attachments=attachments,
+        visible=row["visible"],
+        calls=calls if row["state"] == "streaming" else settled(calls),
     )
 
 
@@ -372,6 +440,10 @@ def _content(text: str) -> str:
             "Shorten it.",
         )
     return storable(text)
+
+
+def _visible(content: str, visible: str | None) -> str | None:
+    return None if visible in (None, content) else _content(visible)
 
 
 def _title(text: str) -> str:

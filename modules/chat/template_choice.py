@@ -11,12 +11,17 @@ from pathlib import Path
 from modules.chat.messages import Message
 from modules.chat.template import render
 from modules.chat.template_library import LIBRARY, gather_evidence, pick
+from modules.engine.conversation import TEMPLATE
 from modules.engine.protocol import ModelInfo
 from modules.errors import InvalidInputError, SettingsError, StorageError, TemplateError
 from modules.paths import write_atomically
-from modules.settings import nearest, read_yaml
+from modules.wording import nearest
+from modules.yaml_files import read_yaml
 
-__all__ = ["ChatTemplate", "TemplateChoices", "turn_end"]
+__all__ = ["SERVERS_OWN", "ChatTemplate", "TemplateChoices", "turn_end"]
+
+SERVERS_OWN = "server"
+"""The key where a server elsewhere applies a template that is not known here."""
 
 _QUESTION, _REPLY = "LanternAsks", "LanternAnswers"
 
@@ -25,7 +30,8 @@ _QUESTION, _REPLY = "LanternAsks", "LanternAnswers"
 class ChatTemplate:
     """A template in use. `stop` ends replies beside the model's own end token.
 
-    `key` is one of LIBRARY, or "own". `reason` says in a sentence why it is this one.
+    `key` is one of LIBRARY, "own" or SERVERS_OWN; then, `source` writes the messages down for
+    that server. `reason` says in a sentence why it is this one.
     """
 
     key: str
@@ -78,6 +84,9 @@ class TemplateChoices:
         if key := self.chosen(info.name):
             chosen = LIBRARY[key]
             return ChatTemplate(key, chosen.source, chosen.stop, "Chosen by hand.")
+        if info.server is not None:
+            told = f"{info.server.kind} applies the model's own."
+            return ChatTemplate(SERVERS_OWN, TEMPLATE, (), told)
         if info.chat_template is not None:
             end = turn_end(info.chat_template, info.special_tokens)
             return ChatTemplate("own", info.chat_template, end, "The model brings its own.")

@@ -28,18 +28,24 @@ _UNDECIDED = 60
 class CallReader:
     """Takes a reply piece by piece; a call is known when the piece that ends it has come.
 
-    `names` are the tools that there are; what calls another one is text. `most` calls are
-    taken, and the others left out.
+    `names` are the tools that there are; what calls another one is text, but between marks with
+    `any_name`. `most` calls are taken, and the others left out.
     """
 
-    def __init__(self, names: Collection[str], most: int = 128) -> None:
+    def __init__(self, names: Collection[str], most: int = 128, *, any_name: bool = False) -> None:
         self._names = frozenset(names)
+        self._any_name = any_name
         self._most = most
         self._held = ""
         self._begun = False
         self._whole = False
         self._after_call = False
         self.calls: list[ToolCall] = []
+
+    @property
+    def holds(self) -> bool:
+        """Whether a call is being written, by the looks of it."""
+        return len(self._held) > len(_OPEN)
 
     def push(self, text: str) -> str:
         """Take the next piece; returns the text that is certainly no call."""
@@ -56,7 +62,7 @@ class CallReader:
         """The reply has ended; returns the text that turned out to be no call."""
         text, self._held = self._held, ""
         if text.lstrip().startswith(_OPEN):
-            found = self._parsed(text.strip().removeprefix(_OPEN).removesuffix(_CLOSE))
+            found = self._parsed(text.strip().removeprefix(_OPEN).removesuffix(_CLOSE), True)
         else:
             found = self._bare(text.strip())
         if not found:
@@ -107,7 +113,7 @@ class CallReader:
         """Where the call ends that the held text begins with; -1 while it goes on."""
         at = self._held.find(_CLOSE)
         while at >= 0:
-            found = self._parsed(self._held[len(_OPEN) : at])
+            found = self._parsed(self._held[len(_OPEN) : at], True)
             if found:
                 self._take(found)
                 return at + len(_CLOSE)
@@ -128,18 +134,21 @@ class CallReader:
             return [_call(named[1], arguments)] if isinstance(arguments, dict) else []
         return self._parsed(text)
 
-    def _parsed(self, text: str) -> list[ToolCall]:
-        """The calls that JSON comes to: an object, several of them, or a list."""
+    def _parsed(self, text: str, marked: bool = False) -> list[ToolCall]:
+        """The calls that JSON comes to: an object, several of them, or a list.
+
+        `marked`: it stands between the marks of a call.
+        """
         calls: list[ToolCall] = []
         for value in _values(text):
             for one in value if isinstance(value, list) else [value]:
-                call = self._call_of(one)
+                call = self._call_of(one, marked and self._any_name)
                 if call is None:
                     return []
                 calls.append(call)
         return calls
 
-    def _call_of(self, value: Any) -> ToolCall | None:
+    def _call_of(self, value: Any, any_name: bool) -> ToolCall | None:
         if not isinstance(value, dict):
             return None
         if isinstance(value.get("function"), dict):
@@ -148,7 +157,9 @@ class CallReader:
         arguments = value.get("arguments", value.get("parameters", {}))
         if isinstance(arguments, str):
             arguments = _json(arguments)
-        if isinstance(name, str) and name in self._names and isinstance(arguments, dict):
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            return None
+        if name in self._names or (any_name and re.fullmatch(r"[\w.-]{1,64}", name)):
             return _call(name, arguments)
         return None
 

@@ -68,8 +68,11 @@ def render_with_tools(
     tools: Sequence[Tool],
     *,
     special_tokens: Mapping[str, str],
+    continue_final: bool = False,
 ) -> ToolPrompt:
     """The prompt for `messages`, in which tools are called and answer, and `tools` are told.
+
+    `continue_final` leaves the last message open, as in `render`.
 
     Where the template does not take tools, their calls or their answers, the system message
     describes them, calls stand in the assistant's text, and answers in the user's. Raises
@@ -78,12 +81,16 @@ def render_with_tools(
     if _takes_tools(template, tuple(sorted(special_tokens.items()))):
         variables = [tool.as_variable() for tool in tools]
         try:
-            text = render(template, messages, special_tokens=special_tokens, tools=variables)
+            text = render(
+                template, messages, special_tokens=special_tokens, tools=variables,
+                continue_final=continue_final,
+            )  # fmt: skip
             return ToolPrompt(text, _form_of(template))
         except RefusedError:
             pass  # several calls in one message, mostly
     plain = _merged([*_described(tools), *map(_in_words, messages)])
-    return ToolPrompt(render(template, plain, special_tokens=special_tokens), _HERMES)
+    text = render(template, plain, special_tokens=special_tokens, continue_final=continue_final)
+    return ToolPrompt(text, _HERMES)
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,16 +7,24 @@ finished, whoever is looking.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 
-from modules.chat.about import about_request
+from modules.chat.about import about_request, params_of
 from modules.chat.cast import Casting
 from modules.chat.history import read_history
+from modules.chat.hooked import finish_shown
+from modules.chat.hooks import NO_HOOKS, ChatHooks
 from modules.chat.notices import Notices
 from modules.chat.replies import LiveReply, stream_reply
-from modules.chat.store import Chat, State
+from modules.chat.reply_tokens import keep_tokens
+from modules.chat.store import Chat, State, StoredMessage
 from modules.chat.stores import Stores
 from modules.chat.template_choice import TemplateChoices
+from modules.chat.tools.call import ReplyCall
+from modules.chat.tools.desk import ToolDesk
+from modules.chat.tools.rounds import Writing, write_rounds
 from modules.engine.client import EngineClient
 from modules.engine.params import SamplingParams
 from modules.errors import LanternError
@@ -38,13 +46,16 @@ class ReplyWriter:
         templates: TemplateChoices,
         casting: Casting,
         notices: Notices,
+        desk: ToolDesk,
     ) -> None:
         self._stores = stores
         self._engine = engine
         self._templates = templates
         self._casting = casting
         self._notices = notices
+        self._desk = desk
         self._live: dict[int, LiveReply] = {}
+        self.hooks: ChatHooks = NO_HOOKS
 
     def live(self, chat_id: int) -> LiveReply | None:
         """The reply that is being written in this chat."""
@@ -56,36 +67,50 @@ class ReplyWriter:
         params: SamplingParams,
         beginning: str = "",
         replay_of: int | None = None,
+        calls: tuple[ReplyCall, ...] = (),
     ) -> int:
         """Have the shown branch of a chat answered; the reply is in the store on return.
 
-        Returns its id. A replay remembers of which message it is one.
+        Returns its id. A replay remembers of which message it is one. `calls` are in the
+        `beginning`.
         """
-        reply = await asyncio.to_thread(
-            self._stores.of(chat.id).append,
-            chat.id,
-            chat.leaf_id,
-            "assistant",
-            beginning,
-            state="streaming",
-        )
+        reply = await asyncio.to_thread(self._begun, chat, beginning, calls)
+        about = about_request(chat, params, beginning, len(calls))
+        if replay_of is not None:
+            about["replay_of"] = replay_of
+        reply = dataclasses.replace(reply, about=about, calls=calls)
+        await self._go_on(chat, reply, params)
+        return reply.id
+
+    async def resume(self, chat: Chat, reply: StoredMessage) -> None:
+        """Go on with a reply that waited for a word about its calls, by its own parameters."""
+        params = params_of(reply.about)
+        await asyncio.to_thread(self._stores.of(chat.id).resume, reply.id)
+        await self._go_on(chat, reply, params)
+
+    def _begun(self, chat: Chat, beginning: str, calls: tuple[ReplyCall, ...]) -> StoredMessage:
+        store = self._stores.of(chat.id)
+        with store.transaction():
+            reply = store.append(chat.id, chat.leaf_id, "assistant", beginning, state="streaming")
+            store.set_calls(reply.id, calls)
+            return reply
+
+    async def _go_on(self, chat: Chat, reply: StoredMessage, params: SamplingParams) -> None:
         # With the reply's own beginning, if it has one; what is empty is no message.
         history = await asyncio.to_thread(read_history, self._stores.of(chat.id), chat)
         live = LiveReply(
-            chat.id, chat.owner, reply.id, history, params, chat.adapters, text=beginning,
-            about=about_request(chat, params, beginning),
+            chat.id, chat.owner, reply.id, history, params, chat.adapters, text=reply.content,
+            about=dict(reply.about), calls=reply.calls, hooks=self.hooks,
         )  # fmt: skip
-        if replay_of is not None:
-            live.about["replay_of"] = replay_of
         self._live[chat.id] = live
         live.task = asyncio.create_task(self._write_reply(live, chat), name=f"reply-{reply.id}")
-        return reply.id
 
     async def stop(self, chat_id: int) -> None:
         """End the reply in progress, and return when it is stored."""
         live = self._live.get(chat_id)
         if live is None or live.task is None:
             return
+        live.stopping = True
         if live.requested:
             await self._engine.cancel(live.request_id)
         else:  # the engine has not heard of it yet
@@ -119,13 +144,7 @@ class ReplyWriter:
             )
             if chat.character:
                 live.about["name"] = live.cast.name
-            state = await stream_reply(
-                self._engine,
-                live,
-                self._templates,
-                self._notices.changed(live.chat_id),
-                self._save_progress,
-            )
+            state = await write_rounds(live, chat, self._desk, self._writing(live, chat))
         except LanternError as failure:
             error = str(failure)
         except asyncio.CancelledError:
@@ -135,7 +154,9 @@ class ReplyWriter:
             error = f"Lantern failed: {type(failure).__name__}. See the terminal."
         finally:
             if error:
-                state = "cut" if live.text else "failed"
+                state = "cut" if live.text or live.calls else "failed"
+            with contextlib.suppress(asyncio.CancelledError):  # what is shown is not what counts
+                await finish_shown(live)
             try:
                 await asyncio.shield(asyncio.to_thread(self._save, live, state, error))
             except LanternError:
@@ -144,10 +165,31 @@ class ReplyWriter:
                 self._live.pop(live.chat_id, None)
                 self._notices.tell(live.chat_id, live.owner)
 
-    def _save(self, live: LiveReply, state: State, error: str = "") -> None:
-        self._stores.of(live.chat_id).save_reply(
-            live.message_id, live.text, state, error, live.about
+    def _writing(self, live: LiveReply, chat: Chat) -> Writing:
+        """What the rounds of a reply are written with."""
+        store, changed = self._stores.of(chat.id), self._notices.changed(chat.id)
+
+        async def keep() -> None:
+            await asyncio.to_thread(self._save, live, "streaming")
+            self._notices.tell(chat.id, chat.owner)
+
+        return Writing(
+            stream=lambda: stream_reply(
+                self._engine, live, self._templates, changed, self._save_progress
+            ),
+            keep=keep,
+            history=lambda: asyncio.to_thread(read_history, store, chat),
+            context=lambda: info.context_length if (info := self._engine.state.info) else 0,
         )
+
+    def _save(self, live: LiveReply, state: State, error: str = "") -> None:
+        store, ended = self._stores.of(live.chat_id), state != "streaming"
+        store.save_reply(
+            live.message_id, live.text, state, error, live.about, live.calls,
+            live.visible if ended else None,
+        )  # fmt: skip
+        if ended and live.heard:
+            keep_tokens(store, live.message_id, live.heard_from, live.heard)
 
     async def _save_progress(self, live: LiveReply) -> None:
         """What cannot be saved now may be at the end; the reply goes on."""

@@ -1,7 +1,8 @@
 """`EngineClient`: the only way from the rest of the program to a model.
 
-Implementations: `LocalEngine` (a worker process on this machine) and `FakeEngine`
-(a scripted model without weights, for tests and for work on the page).
+Implementations: `LocalEngine` (a worker process on this machine), `RemoteEngine` (a server
+elsewhere that speaks OpenAI's API) and `FakeEngine` (a scripted model without weights, for tests
+and for work on the page).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from modules.engine.tally import Tally
 from modules.errors import LanternError
 from modules.signals import Signal
 
-__all__ = ["AppliedAdapter", "EngineClient", "EngineState"]
+__all__ = ["AppliedAdapter", "Catalog", "EngineClient", "EngineState", "ServedModel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,32 @@ class EngineState:
         return replace(self, adapters=tuple(adapters))
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that a server elsewhere has, or with a `parent` a LoRA over it.
+
+    `path` is where that server has it from; `context_length` is 0 where it does not tell.
+    """
+
+    name: str
+    context_length: int = 0
+    parent: str = ""
+    path: str = ""
+
+
+class Catalog(Protocol):
+    """The server elsewhere whose models an engine loads by their names."""
+
+    @property
+    def host(self) -> str:
+        """Its name and port."""
+        ...
+
+    async def models(self) -> tuple[ServedModel, ...]:
+        """What it serves now. Raises EngineError."""
+        ...
+
+
 class EngineClient(Protocol):
     """One engine that holds at most one model. All methods belong to the event loop."""
 
@@ -95,6 +122,11 @@ class EngineClient(Protocol):
     @property
     def pid(self) -> int | None:
         """The process that holds the model, where there is one on this machine."""
+        ...
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """Where models come from, and LoRAs; None for folders on this machine."""
         ...
 
     @property

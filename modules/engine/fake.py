@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modules.engine.client import EngineState
+from modules.engine.client import Catalog, EngineState
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import (
     AdapterInfo,
@@ -73,6 +73,7 @@ class FakeEngine:
     state: EngineState = field(default_factory=EngineState)
     changed: Signal = field(default_factory=Signal)
     tally: Tally = field(default_factory=Tally)
+    catalog: Catalog | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     looks: list[NextTokens] = field(default_factory=list)
     running: set[str] = field(default_factory=set)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.engine.client import EngineState
+from modules.engine.hook_watch import HookSource, HookWatch
 from modules.engine.protocol import (
     AdapterInfo,
     AdapterLoaded,
@@ -29,9 +30,12 @@ from modules.engine.protocol import (
     Encode,
     Encoded,
     Event,
+    ExtensionFailed,
     Failed,
     Finished,
     GenerateRequest,
+    HookEntered,
+    HookLeft,
     LoadAdapter,
     Loaded,
     LoadFailed,
@@ -44,7 +48,7 @@ from modules.engine.protocol import (
     TokenCounts,
     UnloadAdapter,
 )
-from modules.engine.swap import load_or_go_back, remembered
+from modules.engine.swap import apply_again, load_or_go_back, remembered
 from modules.engine.tally import Tally
 from modules.engine.worker_process import WorkerProcess
 from modules.errors import (
@@ -75,6 +79,7 @@ class LocalEngine:
         self.state = EngineState()
         self.changed = Signal()
         self.tally = Tally()
+        self.catalog = None
         self._lock = asyncio.Lock()
         self._closed = False
         self._worker: WorkerProcess | None = None
@@ -83,6 +88,12 @@ class LocalEngine:
         self._loaded: asyncio.Future[ModelInfo] | None = None
         self._replies: dict[str, asyncio.Queue[TokenChunk | Finished | LanternError]] = {}
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._hooks = HookWatch(self._hung)
+        self._rescues: set[asyncio.Task[None]] = set()
+
+    def attach(self, source: HookSource) -> None:
+        """Ask `source` for the hooks of every request from now on."""
+        self._hooks.source = source
 
     @property
     def pid(self) -> int | None:
@@ -143,6 +154,7 @@ class LocalEngine:
         """
         worker = self._ready_worker()
         request = replace(request, adapters=self.state.mix_of(request))
+        request = self._hooks.with_hooks(request)
         log.info("request %s, %s:\n%s", request.id, request.params, request.prompt)
         if request.id in self._replies:
             raise EngineError("A request with this id is running already.", "Use a new id.")
@@ -206,6 +218,7 @@ class LocalEngine:
         worker = self._ready_worker()
         request = command.request
         request = replace(request, adapters=self.state.mix_of(request))
+        request = self._hooks.with_hooks(request)
         try:
             found: NextTokensFound = await self._answer(
                 request.id, replace(command, request=request)
@@ -270,6 +283,7 @@ class LocalEngine:
     def _drop_worker(self, error: LanternError) -> None:
         """Let go of the worker, which then ends; whatever waits for it gets `error`."""
         worker, self._worker = self._worker, None
+        self._hooks.clear()
         if worker is not None:
             worker.stop()
             self._ending.add(worker)
@@ -327,6 +341,8 @@ class LocalEngine:
                 self._settle(key, adapter)
             case AdapterUnloaded(id=key):
                 self._settle(key, None)
+            case HookEntered() | HookLeft() | ExtensionFailed():
+                self._hooks.take(event)
             case LoadProgress(stage=stage, fraction=fraction):
                 self._become(replace(self.state, stage=stage, fraction=fraction))
             case Loaded(info=info):
@@ -358,6 +374,29 @@ class LocalEngine:
         if worker is self._worker:
             kind = LoadFailedError if self.state.phase == "loading" else WorkerDiedError
             self._crash(kind(why, "Load the model again, or a smaller one if memory ran out."))
+
+    def _hung(self, hook: HookEntered) -> None:
+        """A hook keeps the worker for good: end it, and load the model again in a new one."""
+        if self.state.phase == "ready" and self.state.command is not None:
+            task = asyncio.get_running_loop().create_task(self._load_again(hook, self.state))
+            self._rescues.add(task)
+            task.add_done_callback(self._rescues.discard)
+
+    async def _load_again(self, hook: HookEntered, before: EngineState) -> None:
+        assert before.command is not None
+        self._drop_worker(
+            WorkerDiedError(
+                f"The extension {hook.name} hung in {hook.hook}. It is off now, and the model is "
+                "being loaded again.",
+                "Regenerate the reply.",
+            )
+        )
+        try:
+            await self.load(before.command)
+        except LoadFailedError as error:  # the state says so
+            log.warning("loading again after a hook hung: %s", error)
+            return
+        await apply_again(self, before)
 
     def _crash(self, error: LanternError) -> None:
         self._become(

@@ -20,7 +20,8 @@ from modules.errors import (
     StorageError,
 )
 from modules.paths import Paths, safe_child, write_atomically
-from modules.settings import nearest, read_yaml
+from modules.wording import nearest
+from modules.yaml_files import read_yaml
 
 __all__ = [
     "Preset",

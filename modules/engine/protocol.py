@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from modules.engine.methods import require_possible
 from modules.engine.params import SamplingParams
@@ -28,10 +28,13 @@ __all__ = [
     "Encode",
     "Encoded",
     "Event",
+    "ExtensionFailed",
     "Failed",
     "FinishReason",
     "Finished",
     "GenerateRequest",
+    "HookEntered",
+    "HookLeft",
     "LoadAdapter",
     "LoadFailed",
     "LoadModel",
@@ -41,11 +44,14 @@ __all__ = [
     "NextToken",
     "NextTokens",
     "NextTokensFound",
+    "ServerInfo",
+    "TensorHooks",
     "TokenChunk",
     "TokenCounts",
     "TokenLogprob",
     "UnloadAdapter",
     "Usage",
+    "WorkerExtension",
 ]
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -91,6 +97,36 @@ class UnloadAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerExtension:
+    """An extension whose `hooks` alter tokens or logits, and so run in the worker.
+
+    The script at `path` is imported anew when `version` is another than before. `params` are
+    its plain params now.
+    """
+
+    name: str
+    path: str
+    hooks: tuple[str, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHooks:
+    """The extensions of a request in their order, and the state that their hooks are told.
+
+    A hook may take `hook_s` seconds and an import `import_s`; what still hangs `grace_s` after
+    it was interrupted hangs for good.
+    """
+
+    extensions: tuple[WorkerExtension, ...]
+    state: Mapping[str, Any] = field(default_factory=dict)
+    hook_s: float = 5.0
+    import_s: float = 60.0
+    grace_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """Continue `prompt`.
 
@@ -98,8 +134,9 @@ class GenerateRequest:
     false for what a chat template rendered. `logprobs` asks for the log-probability
     of each token and of this many alternatives; None asks for none. `adapters` are names
     and weights of loaded LoRAs; None takes those that are applied to every request. `stop`
-    are the stop strings of the prompt's format, beside those of `params`. Raises
-    InvalidInputError for parameters that cannot be had together.
+    are the stop strings of the prompt's format, beside those of `params`.
+    `hooks` are those of extensions; None takes those of the extensions that are on.
+    Raises InvalidInputError for parameters that cannot be had together.
     """
 
     id: str
@@ -109,6 +146,7 @@ class GenerateRequest:
     logprobs: int | None = None
     adapters: tuple[tuple[str, float], ...] | None = None
     stop: tuple[str, ...] = ()
+    hooks: TensorHooks | None = None
 
     def __post_init__(self) -> None:
         require_possible(self.params)
@@ -201,6 +239,20 @@ Command = (
 
 
 @dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The server that a model elsewhere belongs to.
+
+    `kind` is the program, as people call it. `counts_tokens`: numbers of tokens are its own,
+    and otherwise estimates. `tells_context`: so is the context, and otherwise assumed.
+    """
+
+    kind: str
+    host: str
+    counts_tokens: bool
+    tells_context: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded. `memory` is in bytes, `context_length` in tokens."""
 
@@ -218,6 +270,8 @@ class ModelInfo:
     """`bos_token`, `eos_token` and the like, for the chat template."""
     unsupported: tuple[str, ...] = ()
     """The sampling parameters that this model cannot serve."""
+    server: ServerInfo | None = None
+    """The server that has it, where it is not on this machine; its chat template is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,20 +434,55 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class HookEntered:
+    """A hook of an extension is called now; `seconds` later it hangs for good.
+
+    `version` is that of the `WorkerExtension`.
+    """
+
+    name: str
+    hook: str
+    seconds: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class HookLeft:
+    """It came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionFailed:
+    """A hook raised, took too long or gave what it may not, `error` says; it is not called again.
+
+    `version` is that of the `WorkerExtension`.
+    """
+
+    name: str
+    hook: str
+    error: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class NextToken:
-    """A token with its probability under the model alone, and that with which it is drawn."""
+    """A token with its probability under the model alone, and that with which it is drawn.
+
+    A server elsewhere may tell neither its id (-1) nor what the parameters make of it (None).
+    """
 
     id: int
     text: str
     before: float
-    after: float
+    after: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class NextTokensFound:
     """The answer to `NextTokens`: the likeliest `tokens` before or after the parameters.
 
-    The likeliest before is the first. `kept` of the `vocabulary` can be drawn.
+    The likeliest before is the first. `kept` of the `vocabulary` can be drawn; 0 and 0 where a
+    server elsewhere does not tell.
     """
 
     id: str
@@ -417,4 +506,7 @@ Event = (
     | Decoded
     | Embedded
     | NextTokensFound
+    | HookEntered
+    | HookLeft
+    | ExtensionFailed
 )

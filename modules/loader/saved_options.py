@@ -9,7 +9,8 @@ from typing import Any
 from modules.errors import LanternError, SettingsError, StorageError
 from modules.loader.options import LoadOptions
 from modules.paths import write_atomically
-from modules.settings import nearest, read_yaml
+from modules.wording import nearest
+from modules.yaml_files import read_yaml
 
 __all__ = ["forget_options", "save_options", "saved_options"]
 

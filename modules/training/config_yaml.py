@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import InvalidInputError, SettingsError
-from modules.settings import nearest, read_yaml
 from modules.training.config import DatasetSource, TrainingConfig, training_knobs
+from modules.wording import nearest
+from modules.yaml_files import read_yaml
 
 __all__ = ["as_yaml", "expand", "from_mapping", "read_configs"]
 

@@ -14,10 +14,10 @@ from modules.chat.template_choice import turn_end
 from modules.chat.template_library import LIBRARY, gather_evidence, pick
 from modules.errors import InvalidInputError
 from modules.loader.json_files import read_object
-from modules.settings import nearest
 from modules.training.config import TrainingConfig
 from modules.training.masking import Marked
 from modules.training.tokenizer import FileTokenizer
+from modules.wording import nearest
 
 __all__ = ["ChatFormat", "chat_format"]
 

@@ -51,7 +51,12 @@ def applied_json(ctx: AppContext) -> list[dict[str, Any]]:
 
 
 async def apply_adapter(ctx: AppContext, name: str) -> AdapterInfo:
-    """Lay a LoRA from loras/ over the model, with weight 1. Raises AdapterError."""
+    """Lay a LoRA from loras/ over the model, with weight 1, or one that its server has.
+
+    Raises AdapterError.
+    """
+    if ctx.engine.catalog is not None:
+        return await ctx.engine.load_adapter(name, name)
     return await ctx.engine.load_adapter(name, str(find_adapter(ctx.settings.lora_dir, name)))
 
 
@@ -64,6 +69,7 @@ async def apply_at_start(ctx: AppContext, job: Job) -> None:
         except LanternError as error:
             job.notes = (*job.notes, str(error))
         else:
-            told = f"The LoRA {name} is applied; it changes the logits by {info.change:.1%}."
+            much = f"; it changes the logits by {info.change:.1%}" if info.change else ""
+            told = f"The LoRA {name} is applied{much}."
             job.outcome = f"{job.outcome} {told}"
             job.notes = (*job.notes, info.note) if info.note else job.notes

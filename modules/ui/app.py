@@ -8,8 +8,9 @@ from fastapi.staticfiles import StaticFiles
 
 from modules.context import AppContext
 from modules.ui.components import strip
+from modules.ui.extension_widgets import ExtensionWidgets
 from modules.ui.routes import STATIC, add_routes
-from modules.ui.tabs import model, parameters, text_generation, training
+from modules.ui.tabs import model, parameters, session, text_generation, training
 from modules.ui.theme import lantern_theme
 
 __all__ = ["mount_page"]
@@ -26,6 +27,9 @@ _HEAD = """
 <link rel="stylesheet" href="page/static/chats.css">
 <link rel="stylesheet" href="page/static/tokens.css">
 <link rel="stylesheet" href="page/static/request.css">
+<link rel="stylesheet" href="page/static/session.css">
+<link rel="stylesheet" href="page/static/tools.css">
+<link rel="stylesheet" href="page/static/extensions.css">
 <script>
   document.documentElement.dataset.theme = localStorage.getItem("lantern-theme")
     ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -39,11 +43,12 @@ _HEAD = """
 
 def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
     """Serve the page at / of `app`, and its routes below /page."""
-    add_routes(app, ctx)
+    widgets = ExtensionWidgets(ctx.extensions)
+    add_routes(app, ctx, widgets)
     app.mount("/page/static", StaticFiles(directory=STATIC), name="static")
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        build_page(ctx),
+        build_page(ctx, widgets),
         path="/",
         root_path=ctx.settings.subpath or None,
         theme=lantern_theme(),
@@ -63,7 +68,7 @@ def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
     return mounted
 
 
-def build_page(ctx: AppContext) -> gr.Blocks:
+def build_page(ctx: AppContext, widgets: ExtensionWidgets) -> gr.Blocks:
     """Every tab: first all layout, then all events."""
     blocks: gr.Blocks
     with gr.Blocks(title="Lantern", analytics_enabled=False, fill_width=True) as blocks:
@@ -76,10 +81,15 @@ def build_page(ctx: AppContext) -> gr.Blocks:
                 model.build()
             with gr.Tab("Training", id="training", elem_id="tab-training"):
                 training.build()
+            widgets.build_tabs()
+            with gr.Tab("Session", id="session", elem_id="tab-session"):
+                session.build()
         # Beside the tabs and not within one, because page.css shows the same widgets as a
         # panel at the side of the text, and gradio builds a tab only when it is opened.
-        params = parameters.build()
+        params = parameters.build(below=widgets.build_blocks)
         parameters.bind(blocks, params)
         text_generation.bind(ctx, blocks, text, params.widgets)
+        widgets.bind(blocks)
+    widgets.guard_late(blocks)
     blocks.queue(default_concurrency_limit=None, api_open=False)
     return blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -100,7 +99,7 @@ def _add_gallery(router: APIRouter, ctx: AppContext) -> None:
     async def modes(caller: Who) -> dict[str, str]:
         """The mode that suits the loaded model, and why."""
         info = ctx.engine.state.info
-        if info is not None and info.chat_template is None:
+        if info is not None and info.chat_template is None and info.server is None:
             template = await asyncio.to_thread(ctx.templates.template_of, info)
             if template.key == PLAIN.key:
                 return {"suggested": "chat", "why": template.reason}
@@ -227,9 +226,10 @@ def _sent(body: _Picture) -> bytes | None:
     if not body.picture:
         return None
     try:
-        return shrunk(base64.b64decode(body.picture, validate=True))
-    except binascii.Error as error:
+        image = base64.b64decode(body.picture, validate=True)
+    except ValueError as error:  # what is no ASCII is no binascii.Error
         raise InvalidInputError("The picture did not arrive whole.", "Send it again.") from error
+    return shrunk(image)
 
 
 async def _body(request: Request) -> bytes:

@@ -13,6 +13,7 @@ from modules.engine.protocol import ModelInfo
 from modules.errors import EngineError
 from modules.loader.catalog import find_model
 from modules.loader.inspect import inspect_checkpoint
+from modules.ui.served import served_template_json
 
 __all__ = ["template_json"]
 
@@ -23,6 +24,8 @@ async def template_json(ctx: AppContext, name: str) -> dict[str, Any]:
     `check` holds what is wrong with it, or null while the model is not loaded: only its
     tokenizer can tell. Raises ModelNotFoundError and SettingsError.
     """
+    if ctx.engine.catalog is not None:
+        return await served_template_json(ctx, name)
     path = find_model(ctx.settings.model_dir, name)
     shown = await asyncio.to_thread(_choice, ctx, path)
     state = ctx.engine.state

@@ -19,7 +19,7 @@ from modules.chat.store import StoredMessage
 from modules.chat.stores import is_incognito
 from modules.ui.attachment_routes import attachment_json
 from modules.ui.faces import Faces, faces_of
-from modules.ui.markdown import GrowingMarkdown, render_blocks
+from modules.ui.reply_body import WRITING_A_CALL, ReplyBody, body_blocks
 
 __all__ = ["ChatFeed", "message_json", "stats_line"]
 
@@ -41,9 +41,9 @@ class ChatFeed:
         self._sent: dict[int, str] = {}
         self._head: dict[str, Any] = {}
         self._faces = Faces()
-        self._growing: GrowingMarkdown | None = None
+        self._growing: ReplyBody | None = None
         self._growing_id = 0
-        self._shown_text = ""
+        self._shown_text = ("", False)
 
     async def changes(self) -> dict[str, Any] | None:
         """The difference between what the tab shows and what is."""
@@ -52,8 +52,10 @@ class ChatFeed:
             self._revision = revision
             return await self._whole()
         live = self._chats.live(self._chat_id)
-        if live is None or live.message_id != self._growing_id or live.text == self._shown_text:
+        if live is None or live.message_id != self._growing_id or _shown(live) == self._shown_text:
             return None
+        if self._growing is None or self._growing.calls is not live.calls:
+            return await self._whole()
         return {"live": self._grow(live)}
 
     async def _whole(self) -> dict[str, Any] | None:
@@ -72,9 +74,10 @@ class ChatFeed:
         self._sent = {id_: mark for id_, mark in self._sent.items() if id_ in ids}
         changed = {}
         for message in shown:
-            mark = _mark(message)
+            asking = message.waits and message is branch[-1] and live is None
+            mark = f"{_mark(message)} {asking}"
             if self._sent.get(message.id) != mark or (live and live.message_id == message.id):
-                changed[message.id] = await self._message(message, live)
+                changed[message.id] = await self._message(message, live, asking)
                 self._sent[message.id] = mark
         head = {
             "id": chat.id,
@@ -87,6 +90,7 @@ class ChatFeed:
             "order": [message.id for message in shown],
             "earlier": len(branch) - len(shown),
             "busy": live is not None,
+            "tools": list(chat.tools),
             "files": [attachment_json(one) for one in files],
         }
         if not changed and head == self._head:
@@ -94,23 +98,26 @@ class ChatFeed:
         self._head = head
         return {"chat": head, "messages": list(changed.values())}
 
-    async def _message(self, message: StoredMessage, live: LiveReply | None) -> dict[str, Any]:
+    async def _message(
+        self, message: StoredMessage, live: LiveReply | None, asking: bool
+    ) -> dict[str, Any]:
         if live is None or live.message_id != message.id:
-            blocks = await asyncio.to_thread(render_blocks, message.content)
+            text = message.content if message.calls else message.shown
+            blocks = await asyncio.to_thread(body_blocks, text, message.calls, asking)
             return message_json(message, blocks, self._faces)
-        self._growing, self._growing_id = GrowingMarkdown(), message.id
-        self._shown_text = live.text
-        self._growing.update(live.text)
+        self._shown_text = (_shown(live)[0], False)
+        self._growing = ReplyBody(self._shown_text[0], live.calls)
+        self._growing_id = message.id
         return message_json(message, tuple(self._growing.blocks), self._faces)
 
     def _grow(self, live: LiveReply) -> dict[str, Any]:
         assert self._growing is not None
-        first = self._growing.update(live.text)
-        self._shown_text = live.text
+        self._shown_text = _shown(live)
+        first = self._growing.update(self._shown_text[0])
         return {
             "id": live.message_id,
             "from": first,
-            "blocks": self._growing.blocks[first:],
+            "blocks": self._growing.blocks[first:] + [WRITING_A_CALL] * live.calling,
             "stats": f"{live.tokens_per_s:.0f} tok/s" if live.tokens > 3 else "",
         }
 
@@ -128,6 +135,7 @@ def message_json(message: StoredMessage, blocks: tuple[str, ...], faces: Faces) 
         "versions": list(versions),
         "version": versions.index(message.id) if message.id in versions else 0,
         "stats": stats_line(message.about),
+        "notes": [str(note) for note in message.about.get("tool_faults", ())],
         "pinned": message.pinned,
         "files": [attachment_json(one) for one in message.attachments],
     }
@@ -156,10 +164,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def _shown(live: LiveReply) -> tuple[str, bool]:
+    """What a tab shows of a reply that is being written: its text, and that it makes a call.
+
+    Calls have their places in the text as the model wrote it.
+    """
+    return live.text if live.calls else live.shown, live.calling
+
+
 def _mark(message: StoredMessage) -> str:
     """A fingerprint of all that `message_json` shows."""
     shown = (
         message.content, message.state, message.error, message.versions, message.about,
-        message.pinned, message.attachments,
+        message.pinned, message.attachments, message.visible, message.calls,
     )  # fmt: skip
     return hashlib.blake2b(repr(shown).encode(), digest_size=12).hexdigest()

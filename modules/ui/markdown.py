@@ -45,16 +45,23 @@ def render_blocks(text: str) -> tuple[str, ...]:
 
 
 class GrowingMarkdown:
-    """Renders a text that only grows, without parsing its finished blocks again."""
+    """Renders a text that grows, without parsing its finished blocks again.
+
+    One that is changed where it was finished, as an extension may do, is parsed anew.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[str] = []
         self._frozen = 0  # blocks that are final
         self._parsed_from = 0  # where in the text the first block that is not final begins
+        self._final = ""  # the text before it
 
     def update(self, text: str) -> int:
         """Take the text so far; returns the index of the first block that changed."""
-        tail = text.replace("\r", "")[self._parsed_from :]
+        text = text.replace("\r", "")
+        if not text.startswith(self._final):
+            self._frozen, self._parsed_from, self._final = 0, 0, ""
+        tail = text[self._parsed_from :]
         rendered = _render(tail)
         first = self._frozen
         self.blocks[first:] = [block for block, _ in rendered]
@@ -63,6 +70,7 @@ class GrowingMarkdown:
             final = _final_blocks(rendered, lines)
             self._parsed_from += sum(len(line) + 1 for line in lines[: rendered[final][1]])
             self._frozen += final
+            self._final = text[: self._parsed_from] if final else self._final
         return first
 
 

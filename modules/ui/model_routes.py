@@ -16,7 +16,7 @@ from modules.loader.inspect import inspect_checkpoint
 from modules.loader.options import LoadOptions
 from modules.loader.plan import make_plan
 from modules.loader.saved_options import forget_options, save_options, saved_options
-from modules.ui import adapters, downloads, models
+from modules.ui import adapters, downloads, models, served
 from modules.ui.callers import Admin, Id
 from modules.ui.chat_templates import template_json
 from modules.ui.model_card import card_json, controls_json, kind_of, options_json, plan_json
@@ -73,10 +73,14 @@ def add_model_routes(router: APIRouter, ctx: AppContext) -> None:
 def _add_choice(router: APIRouter, ctx: AppContext) -> None:
     @router.get("/models")
     async def listed(caller: Admin) -> dict[str, Any]:
+        if ctx.engine.catalog is not None:
+            return await served.listed_json(ctx.engine.catalog)
         return await asyncio.to_thread(_listed, ctx)
 
     @router.post("/models/card")
     async def card(caller: Admin, body: _Model) -> dict[str, Any]:
+        if ctx.engine.catalog is not None:
+            return await served.card_json(ctx, ctx.engine.catalog, body.name)
         found = await asyncio.to_thread(_card, ctx, body.name)
         return found | {"template": await template_json(ctx, body.name)}
 
@@ -143,7 +147,8 @@ def _add_templates(router: APIRouter, ctx: AppContext) -> None:
 
     @router.post("/models/template/choose")
     async def choose(caller: Admin, body: _Template) -> dict[str, Any]:
-        find_model(ctx.settings.model_dir, body.name)
+        if ctx.engine.catalog is None:
+            find_model(ctx.settings.model_dir, body.name)
         await asyncio.to_thread(ctx.templates.choose, body.name, body.template)
         return await template_json(ctx, body.name)
 
@@ -169,6 +174,8 @@ def _add_loading(router: APIRouter, ctx: AppContext) -> None:
 def _add_adapters(router: APIRouter, ctx: AppContext) -> None:
     @router.get("/adapters")
     async def listed(caller: Admin) -> dict[str, Any]:
+        if ctx.engine.catalog is not None:
+            return await served.served_adapters_json(ctx.engine.catalog)
         return await asyncio.to_thread(adapters.adapters_json, ctx)
 
     @router.post("/adapters/apply")

@@ -20,6 +20,7 @@ from modules.loader.options import LoadOptions
 from modules.loader.starter import STARTER, fetch_starter
 from modules.ui.adapters import applied_json, apply_at_start
 from modules.ui.planning import load_command, options_for, plan_load, summary
+from modules.ui.served import begin_served, details, load_served
 
 __all__ = [
     "begin",
@@ -27,6 +28,7 @@ __all__ = [
     "jobs_json",
     "load",
     "load_again",
+    "load_as",
     "load_starter",
     "models_json",
 ]
@@ -38,7 +40,9 @@ def load(ctx: AppContext, name: str, options: LoadOptions | None = None) -> Job:
     Raises ModelError at once if it is not there, is not a model, or is not safe. What does
     not fit into memory is a failed job, and the present model stays.
     """
-    return _load_job(ctx, find_model(ctx.settings.model_dir, name), options)
+    if ctx.engine.catalog is not None:
+        return load_served(ctx, name)
+    return load_as(ctx, find_model(ctx.settings.model_dir, name), options)
 
 
 def load_again(ctx: AppContext) -> Job:
@@ -49,14 +53,19 @@ def load_again(ctx: AppContext) -> Job:
     state = ctx.engine.state
     if not state.path:
         raise ModelNotFoundError("No model was loaded.", "Choose one at the top of the page.")
+    if ctx.engine.catalog is not None:
+        return load_served(ctx, state.path, state)
     options = state.command.options if state.command else None
-    return _load_job(ctx, Path(state.path), options, state)
+    return load_as(ctx, Path(state.path), options, state)
 
 
-def _load_job(
+def load_as(
     ctx: AppContext, path: Path, options: LoadOptions | None, before: EngineState | None = None
 ) -> Job:
-    """Load as a job; the LoRAs of the state `before` are applied again."""
+    """Load the model in a folder as a job; the LoRAs of the state `before` are applied again.
+
+    Raises ModelError.
+    """
     options = options or options_for(ctx, path)
     inspection = check_checkpoint(path, options)
 
@@ -88,6 +97,10 @@ def begin(ctx: AppContext) -> None:
 
 async def _begin(ctx: AppContext, job: Job) -> None:
     settings = ctx.settings
+    if ctx.engine.catalog is not None:
+        await begin_served(ctx, ctx.engine.catalog, job)
+        await apply_at_start(ctx, job)
+        return
     entries = [entry for entry in list_models(settings.model_dir) if not entry.problem]
     if settings.model == "starter":
         path = await fetch(ctx, job)
@@ -159,7 +172,12 @@ def engine_json(ctx: AppContext, *, admin: bool) -> dict[str, Any]:
 
 
 def _folder(ctx: AppContext) -> str:
-    """The name in models/ of what the engine is about; empty for a model from elsewhere."""
+    """The name in models/ of what the engine is about; empty for a folder from elsewhere.
+
+    Of a server's model, the name that it has there.
+    """
+    if ctx.engine.catalog is not None:
+        return ctx.engine.state.path
     path = Path(ctx.engine.state.path)
     return path.name if path.parent == ctx.settings.model_dir else ""
 
@@ -168,13 +186,16 @@ def _details(ctx: AppContext) -> list[str]:
     info = ctx.engine.state.info
     if info is None:
         return []
+    loras = [f"LoRA {a.info.name} at {a.weight:g}" for a in ctx.engine.state.adapters if a.weight]
+    if info.server is not None:
+        return [*details(info), *loras]
     kind = info.dtype if info.quantization == "none" else info.quantization
     return [
         f"{_count(info.parameters)} parameters",
         kind,
         f"context {info.context_length:,}",
         f"{info.memory / 1e9:.2f} GB on {info.device}",
-        *(f"LoRA {a.info.name} at {a.weight:g}" for a in ctx.engine.state.adapters if a.weight),
+        *loras,
     ]
 
 

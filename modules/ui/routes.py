@@ -6,9 +6,10 @@ Every handler asks who is calling; a chat is reached only through its owner.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,12 +31,17 @@ from modules.ui.callers import Id, Who
 from modules.ui.character_routes import add_character_routes
 from modules.ui.components.knobs import from_widgets
 from modules.ui.downloads import downloads_json
+from modules.ui.extension_list import brief_json as extensions_json
+from modules.ui.extension_routes import add_extension_routes
+from modules.ui.extension_widgets import ExtensionWidgets
 from modules.ui.feed import WINDOW, ChatFeed
 from modules.ui.library_routes import add_library_routes
 from modules.ui.look_routes import add_look_routes
 from modules.ui.model_routes import add_model_routes
 from modules.ui.preset_routes import add_preset_routes
 from modules.ui.reply_routes import add_reply_routes
+from modules.ui.session_routes import add_session_routes
+from modules.ui.tool_routes import add_tool_routes
 from modules.ui.training import brief_json
 from modules.ui.training_merge import merges_json
 from modules.ui.training_routes import add_training_routes
@@ -104,9 +110,12 @@ class _Preview(BaseModel):
     values: Values
 
 
-def add_routes(app: FastAPI, ctx: AppContext) -> None:
-    """Everything below /page, and how its errors are answered."""
-    app.include_router(build_routes(ctx))
+def add_routes(app: FastAPI, ctx: AppContext, widgets: ExtensionWidgets | None = None) -> None:
+    """Everything below /page, and how its errors are answered.
+
+    `widgets` are those of extensions that the page was built with; none without.
+    """
+    app.include_router(build_routes(ctx, widgets))
     app.add_exception_handler(LanternError, _lantern_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
@@ -135,7 +144,7 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(body, 400)
 
 
-def build_routes(ctx: AppContext) -> APIRouter:
+def build_routes(ctx: AppContext, widgets: ExtensionWidgets | None = None) -> APIRouter:
     """All routes below /page."""
     router = APIRouter(prefix="/page", include_in_schema=False)
     _add_stream(router, ctx)
@@ -147,16 +156,19 @@ def build_routes(ctx: AppContext) -> APIRouter:
     add_library_routes(router, ctx)
     add_attachment_routes(router, ctx)
     add_reply_routes(router, ctx)
+    add_tool_routes(router, ctx)
     add_character_routes(router, ctx)
     add_look_routes(router, ctx)
     add_writing_routes(router, ctx)
+    add_session_routes(router, ctx)
+    add_extension_routes(router, ctx, widgets or ExtensionWidgets(ctx.extensions))
     return router
 
 
 def _add_stream(router: APIRouter, ctx: AppContext) -> None:
     @router.get("/events")
     async def events(caller: Who, chat: int = 0, window: int = WINDOW) -> StreamingResponse:
-        stream = _events(ctx, caller, chat, min(max(window, 1), 100_000))
+        stream = _visit(ctx, caller, chat, min(max(window, 1), 100_000))
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
@@ -191,13 +203,24 @@ def _add_stream(router: APIRouter, ctx: AppContext) -> None:
         return dataclasses.asdict(view) | {"free": view.free}
 
 
-async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> AsyncIterator[str]:
+async def _visit(ctx: AppContext, caller: Caller, chat: int, window: int) -> AsyncIterator[str]:
+    """The events of a tab, which is counted while it is there."""
+    with ctx.host.visitors.visit(caller):
+        async with contextlib.aclosing(_events(ctx, caller, chat, window)) as events:
+            async for event in events:
+                yield event
+
+
+async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> AsyncGenerator[str]:
     """State differences as server-sent events, until the tab is gone."""
     signals = {
         "engine": ctx.engine.changed,
         "jobs": ctx.jobs.changed,
         "training": ctx.training.changed,
+        "extensions": ctx.extensions.changed,
         "chats": ctx.chats.notices.listed(caller.user),
+        "ended": ctx.access.ended,
+        "restarting": ctx.host.ending,
     }
     feed = None
     if chat:
@@ -213,6 +236,11 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
         fresh = {name for name, signal in signals.items() if signal.version != seen[signal]}
         seen = {signal: signal.version for signal in seen}
         update: dict[str, Any] = {}
+        if not ctx.access.admits(caller):
+            yield _event({"ended": True})
+            return
+        if "restarting" in fresh:  # as everything is at first
+            update |= {"boot": ctx.host.boot, "restarting": ctx.host.restarting}
         if fresh & {"engine", "jobs"}:
             update["engine"] = models.engine_json(ctx, admin=caller.admin)
             update["jobs"] = models.jobs_json(ctx)
@@ -221,6 +249,8 @@ async def _events(ctx: AppContext, caller: Caller, chat: int, window: int) -> As
         if "training" in fresh:
             brief = asyncio.to_thread(brief_json, ctx, admin=caller.admin)
             update["training"] = await brief
+        if "extensions" in fresh:
+            update["extensions"] = extensions_json(ctx, admin=caller.admin)
         if "chats" in fresh:
             update["chats"] = [
                 {

@@ -14,12 +14,13 @@ from modules.loader.adapters import list_adapters
 from modules.loader.catalog import list_models
 from modules.loader.inspect import inspect_checkpoint
 from modules.paths import safe_child
-from modules.settings import ROOT, parse_yaml, read_yaml
+from modules.settings import ROOT
 from modules.training.config import GROUPS, SIMPLE, TARGETS, TrainingConfig, training_knobs
 from modules.training.config_yaml import as_yaml, expand, from_mapping
 from modules.training.store import Checkpoint, Run
 from modules.ui.model_card import kind_of
 from modules.ui.training_sets import data_folders, formats_json, sets_json
+from modules.yaml_files import parse_yaml, read_yaml
 
 __all__ = [
     "brief_json",

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from modules.context import AppContext
 from modules.errors import InvalidInputError
-from modules.settings import MAX_YAML_BYTES
 from modules.training import control
 from modules.training.config import DatasetSource
 from modules.training.memory import Workload
@@ -20,6 +19,7 @@ from modules.ui import training, training_chat, training_merge, training_sets
 from modules.ui.callers import Admin
 from modules.ui.training_plan import plan_json
 from modules.ui.training_preview import Previews
+from modules.yaml_files import MAX_YAML_BYTES
 
 __all__ = ["add_training_routes"]
 

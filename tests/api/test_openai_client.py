@@ -417,3 +417,17 @@ def test_a_client_that_leaves_before_the_first_token_cancels_its_request(
     assert api.wait_until(lambda: bool(api.engine.running))
     connection.close()
     assert api.wait_until(lambda: not api.engine.running)
+
+
+def test_a_reply_that_is_begun_goes_on(api: Any) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "In the"},
+    ]
+    goes_on = {"continue_final_message": True, "add_generation_prompt": False}
+    api.client.chat.completions.create(model="x", messages=messages, extra_body=goes_on)
+    assert api.engine.requests[-1].prompt.endswith("<|im_start|>assistant\nIn the")
+    with pytest.raises(openai.BadRequestError, match="add_generation_prompt"):
+        api.client.chat.completions.create(
+            model="x", messages=messages, extra_body=goes_on | {"add_generation_prompt": True}
+        )

@@ -21,7 +21,8 @@ from modules.errors import (
     StorageError,
 )
 from modules.paths import Paths
-from modules.settings import ROOT, parse_yaml
+from modules.settings import ROOT
+from modules.yaml_files import parse_yaml
 from tests.chat.cards import V1, huge_png, picture
 
 MIRA = Character("Mira", "Hello.", "Maps.\nMore maps.", "{{char}}: Here.", ("Oh.",))

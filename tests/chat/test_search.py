@@ -131,6 +131,15 @@ def test_words_that_are_operators_are_words(store: ChatStore) -> None:
     assert found(store, "NOT OR near") == [message]
 
 
+_OLD = f"""
+INSERT INTO chats (owner, created_at, updated_at) VALUES ('{OWNER}', 0, 0);
+INSERT INTO messages (chat_id, role, content, state, created_at)
+VALUES (1, 'user', 'An old dragon', 'complete', 0);
+INSERT INTO messages (chat_id, parent_id, role, content, state, created_at)
+VALUES (1, 1, 'assistant', 'Half a drag', 'streaming', 0);
+"""
+
+
 def test_a_file_from_before_the_index_is_indexed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,10 +147,10 @@ def test_a_file_from_before_the_index_is_indexed(
     at = next(i for i, step in enumerate(migrations._STEPS) if "messages_found" in step)
     with monkeypatch.context() as before:
         before.setattr(migrations, "_STEPS", migrations._STEPS[:at])
-        old = ChatStore(path)
-        chat, question = written(old, "An old dragon")
-        reply = old.append(chat, question, "assistant", "Half a drag", state="streaming").id
-        old.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as old:
+            migrations.migrate(old)
+            old.executescript(_OLD)
+    question, reply = 1, 2
     with closing(sqlite3.connect(path)) as db:
         assert not db.execute("SELECT 1 FROM sqlite_master WHERE name='messages_found'").fetchall()
     new = ChatStore(path)

@@ -121,3 +121,13 @@ def test_how_a_reply_is_cut_changes_nothing(parts: list[str], size: int) -> None
     assert [(c.name, c.arguments) for c in whole[1].calls] == [
         (c.name, c.arguments) for c in cut[1].calls
     ]
+
+
+def test_with_any_name_a_marked_call_of_a_tool_that_is_not_there_is_one() -> None:
+    reader = CallReader(["weather"], any_name=True)
+    marked = '<tool_call>{"name": "other", "arguments": {"x": 1}}</tool_call>'
+    assert reader.push(f"So. {marked} Yes.") + reader.finish() == "So. Yes."
+    assert [call.name for call in reader.calls] == ["other"]
+    bare = CallReader(["weather"], any_name=True)
+    text = '{"name": "other", "arguments": {"x": 1}}'
+    assert bare.push(text) + bare.finish() == text

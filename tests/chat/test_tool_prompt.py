@@ -114,6 +114,13 @@ def test_without_tools_the_earlier_calls_are_still_told() -> None:
     assert "You can call" not in text
 
 
+@pytest.mark.parametrize("template", [HERMES, MISTRAL, CHATML, STRICT])
+def test_a_reply_goes_on_after_a_call(template: str) -> None:
+    talk = [*TALK, Message("assistant", "It is")]
+    made = render_with_tools(template, talk, [WEATHER], special_tokens={}, continue_final=True)
+    assert made.text.endswith("It is") and "It rains." in made.text
+
+
 def test_a_damaged_template_is_an_error_here_too() -> None:
     with pytest.raises(TemplateError):
         prompt("{% for %}", [QUESTION], WEATHER)

@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from modules.context import AppContext
+from modules.engine.choice import engine_for
 from modules.engine.fake import FakeEngine
 from modules.engine.protocol import LoadModel
 from modules.settings import ROOT, Settings
@@ -88,7 +89,10 @@ def serve(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Ser
 
 @contextlib.contextmanager
 def serving(tmp_path: Path, **changed: Any) -> Iterator[Served]:
-    """Lantern with a fake model loaded, and some settings of its own."""
+    """Lantern with a fake model loaded, and some settings of its own.
+
+    With `api_base`, the model is that of a server, and no fake.
+    """
     settings = Settings(
         **changed,
         user_data_dir=tmp_path / "user_data",
@@ -97,7 +101,7 @@ def serving(tmp_path: Path, **changed: Any) -> Iterator[Served]:
         prompt_dir=Path(shutil.copytree(ROOT / "prompts", tmp_path / "prompts")),
     )
     settings.paths.prepare()
-    engine = FakeEngine(delay=0.01)
+    engine: Any = engine_for(settings) if settings.api_base else FakeEngine(delay=0.01)
     ctx = build_context(settings, engine, make_access(settings))
     up = threading.Event()
     found: dict[str, asyncio.AbstractEventLoop] = {}
@@ -106,7 +110,8 @@ def serving(tmp_path: Path, **changed: Any) -> Iterator[Served]:
     def started(ctx: AppContext) -> None:
         found["loop"] = asyncio.get_running_loop()
         path = str(settings.model_dir / "Tiny")
-        tasks.append(found["loop"].create_task(engine.load(LoadModel(path))))
+        command = LoadModel("" if settings.api_base else path)
+        tasks.append(found["loop"].create_task(engine.load(command)))
         up.set()
 
     listener = socket.create_server(("127.0.0.1", 0))

@@ -40,7 +40,7 @@ def test_no_tab_has_a_serious_fault(page: Page, served: Served, theme: str, size
     page.press("#composer-text", "Enter")
     expect(page.locator(".message.assistant.complete")).to_have_count(1)
     faults = serious_faults(page)
-    for tab in ("Default", "Notebook", "Parameters", "Model", "Training"):
+    for tab in ("Default", "Notebook", "Parameters", "Model", "Training", "Session"):
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(500)  # for what a tab fetches once it is open
         faults += [f"{tab}: {fault}" for fault in serious_faults(page)]

@@ -154,6 +154,7 @@ async def test_what_is_exported_comes_in_again(form: str, client: httpx.AsyncCli
     ("path", "body"),
     [
         ("save", MIRA | {"picture": "no base64!"}),
+        ("save", MIRA | {"picture": "é"}),
         ("save", MIRA | {"picture": base64.b64encode(b"GIF89a").decode()}),
         ("save", MIRA | {"key": "../x"}),
         ("save", {"name": " "}),

@@ -314,3 +314,30 @@ async def test_the_line_below_a_reply(more: dict[str, Any], line: str) -> None:
 
 async def test_without_an_end_there_is_no_line() -> None:
     assert stats_line({"model": "x"}) == ""
+
+
+async def test_a_tab_shows_what_an_extension_makes_of_a_growing_reply(
+    chats: ChatService, engine: FakeEngine
+) -> None:
+    live = await writing(chats, engine)
+    tab = Tab(chats, live.chat_id)
+    await tab.update()
+    live.text, live.visible = "one\n\ntwo\n\nthree\n\nfour", "ONE\n\nTWO\n\nTHREE\n\nFOUR"
+    await tab.update()
+    live.visible = "1\n\nTWO\n\nTHREE\n\nFOUR!"
+    await tab.update()
+    assert tab.shown[-1][1] == list(render_blocks("1\n\nTWO\n\nTHREE\n\nFOUR!"))
+    assert await tab.update() is None
+    await chats.stop(live.chat_id, "owner")
+
+
+async def test_a_tab_shows_what_an_extension_made_of_a_message(
+    chats: ChatService, ctx: AppContext
+) -> None:
+    chat = await asked(chats, "Hi")
+    store = chats._stores.kept
+    leaf = (await chats.chat(chat, "owner")).leaf_id
+    store.send(chat, leaf, "what the model sees", "what is shown")
+    tab = Tab(chats, chat)
+    await tab.update()
+    assert tab.shown[-1][1] == ["<p>what is shown</p>\n"]

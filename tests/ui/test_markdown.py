@@ -366,3 +366,12 @@ def test_a_finished_block_is_not_touched_again() -> None:
     growing = GrowingMarkdown()
     growing.update("one\n\ntwo\n\nthree\n\n")
     assert growing.update("one\n\ntwo\n\nthree\n\nfour") >= 2
+
+
+def test_a_text_that_is_changed_where_it_was_finished_is_parsed_anew() -> None:
+    growing = GrowingMarkdown()
+    growing.update("one\n\ntwo\n\nthree\n\nfour")
+    assert growing.update("ONE\n\ntwo") == 0
+    assert growing.blocks == list(render_blocks("ONE\n\ntwo"))
+    growing.update("ONE\n\ntwo\n\nthree")
+    assert growing.blocks == list(render_blocks("ONE\n\ntwo\n\nthree"))

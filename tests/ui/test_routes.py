@@ -35,6 +35,8 @@ BODY = {
     "mode": "chat",
     "role": "user",
     "on": True,
+    "names": [],
+    "decision": "run",
 }
 JSON = {"content-type": "application/json"}
 GUEST = Caller("guest-1", admin=False)
@@ -43,7 +45,8 @@ OPEN = {"/page/events", "/page/preview", "/page/chats", "/page/presets", "/page/
         "/page/prompts", "/page/prompts/read", "/page/look/count", "/page/look/tokens",
         "/page/look/next", "/page/characters", "/page/characters/picture", "/page/profile",
         "/page/profile/picture", "/page/profile/save", "/page/modes", "/page/search",
-        "/page/export", "/page/import", "/page/folders/rename"}  # fmt: skip
+        "/page/export", "/page/import", "/page/folders/rename", "/page/tools",
+        "/page/extensions/looks", "/page/extensions/{name}/script.js"}  # fmt: skip
 """For every caller who is let in at all: their own chats."""
 
 
@@ -87,7 +90,7 @@ async def asked(chats: ChatService, owner: str = "owner") -> int:
 
 
 def filled(path: str, chat: int = 1, message: int = 2) -> str:
-    return path.format(chat=chat, message=message, job=1, file=1, run="r")
+    return path.format(chat=chat, message=message, job=1, file=1, run="r", call="c", name="x")
 
 
 def stored(ctx: AppContext) -> list[tuple[Any, ...]]:
@@ -182,7 +185,8 @@ async def test_no_id_is_a_fault(wrong: str, ctx: AppContext) -> None:
     async with client(ctx, "owner") as owner:
         for method, path in routes(ctx):
             if "{" in path:
-                address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong, run=wrong)
+                address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong, run=wrong,
+                                      call=wrong)  # fmt: skip
                 answer = await owner.request(method, address, json=BODY)
                 assert (path, 400 <= answer.status_code < 500) == (path, True)
 

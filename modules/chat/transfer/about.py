@@ -17,7 +17,7 @@ _MOST_CHARS = 2_000_000
 _TEXTS = ("model", "template", "finish_reason", "name", "character", "prompt", "lantern", "system")
 _COUNTS = (
     "seed", "context", "dropped", "prompt_tokens", "completion_tokens", "cached_tokens",
-    "beginning",
+    "beginning", "beginning_calls",
 )  # fmt: skip
 _FIGURES = ("first_token_s", "tokens_per_s")
 _TOGETHER = ("prompt_tokens", "completion_tokens", "context", *_FIGURES)

@@ -11,6 +11,7 @@ from modules.chat.database import storable
 from modules.chat.messages import Role
 from modules.chat.store import Mode, State
 from modules.chat.transfer.about import checked_about
+from modules.chat.transfer.calls import checked_calls
 from modules.chat.transfer.place import Place, shown
 from modules.engine.mix import Mix, checked_mix
 from modules.errors import InvalidInputError
@@ -70,17 +71,20 @@ def _message(value: Any, place: Place, files: set[int]) -> MessageCopy:
     for file in own_files:
         if file not in files or own_files.count(file) > 1:
             raise place.wrong(f"'files' names {file} twice, or no file has this id")
+    content = place.text(value, "content")
     return MessageCopy(
         id=_id(value, "id", place),
         parent=None if value.get("parent") is None else _id(value, "parent", place),
         role=_one_of(value, "role", get_args(Role), place),
-        content=place.text(value, "content"),
+        content=content,
         state=_one_of(value, "state", _STATES, place),
         error=place.text(value, "error", most=2000),
         about=checked_about(value.get("about"), place),
         created_at=place.number(value, "created_at", 0, _LATEST),
         pinned=_flag(value, "pinned", place),
         files=tuple(own_files),
+        visible=None if value.get("visible") is None else place.text(value, "visible"),
+        calls=checked_calls(value.get("calls", []), len(content), place.at("calls")),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from modules.chat.copies import ChatCopy
+from modules.chat.copies import ChatCopy, MessageCopy
 from modules.chat.transfer.foreign import to_sharegpt
 from modules.chat.transfer.ours import to_ours
 from modules.chat.transfer.webui import to_webui
@@ -47,8 +47,19 @@ def _markdown(copy: ChatCopy) -> str:
         who = {"user": "You", "system": "System", "assistant": speaker}
         parts.append(f"## {who[message.role]}")
         parts += [f"*Attached: {names[file]}*" for file in message.files]
-        parts.append(message.content.strip())
+        parts += _said(message)
     return "\n\n".join(parts) + "\n"
+
+
+def _said(message: MessageCopy) -> list[str]:
+    """The text of a message, and between its parts what tools were asked and answered."""
+    parts, start = [], 0
+    for call in message.calls:
+        parts.append(message.content[start : call.at].strip())
+        answer = call.told.strip().replace("\n", "\n> ")
+        parts.append(f"> **{call.name}** {call.arguments}\n>\n> {answer}")
+        start = max(start, call.at)
+    return [part for part in (*parts, message.content[start:].strip()) if part]
 
 
 def _json(convert: Callable[[ChatCopy], dict[str, Any]]) -> Callable[[ChatCopy], str]:

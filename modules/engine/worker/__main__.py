@@ -108,10 +108,12 @@ class Worker:
                 loaded.tokenizer,
                 end_ids(loaded.model.generation_config, loaded.tokenizer),
                 info.context_length,
+                ready.most,
                 prefill_chunk=ready.chunk,
                 shared_chunk=ready.shared_chunk,
                 flights=ready.flights,
                 unsupported=info.unsupported,
+                tell=self._send,
             )
         except LoadFailedError as error:
             self._send([LoadFailed(error.message, error.remedy)])

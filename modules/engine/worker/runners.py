@@ -45,8 +45,8 @@ _CHUNK_FAST_SHARED = 512
 @dataclass(frozen=True, slots=True)
 class ReadyRunner:
     """A runner, with the tokens of a prompt that it computes at once: `chunk` where nobody else
-    is served meanwhile, else `shared_chunk`. `most` replies are written at once, as far as the cache
-    has room; who comes later waits. `flights` go with the fast one: on a card for their
+    is served meanwhile, else `shared_chunk`. `most` replies are written at once, as far as the
+    cache has room; who comes later waits. `flights` go with the fast one: on a card for their
     steps ahead, on the processor for the sampler (the starter with simple-1: 78 tokens a second in
     the place of 65)."""
 

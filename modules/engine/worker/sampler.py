@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
 from modules.engine.params import SamplingParams
 from modules.engine.protocol import TokenLogprob
+from modules.engine.worker.extensions import RequestHooks
 from modules.engine.worker.sampling.chain import Situation, make_chain
 from modules.engine.worker.sampling.draws import pick, uniform
 from modules.engine.worker.structure.structure import Structure
@@ -33,13 +34,15 @@ class Sampler:
     `tokens_of` gives the ids of a text without special tokens, for parameters that are
     written as text. The first position that a sampler sees is the end of its prompt, and
     each later one follows the token that was drawn before. `structure` is the form that the
-    reply keeps to: all parameters choose among the tokens that it allows.
+    reply keeps to: all parameters choose among the tokens that it allows, and so do the `hooks`
+    of extensions, which come last.
     """
 
     params: SamplingParams
     eos_ids: frozenset[int]
     tokens_of: Callable[[str], list[int]] = _no_tokens
     structure: Structure | None = None
+    hooks: RequestHooks | None = None
     seed: int = field(init=False)
     _processors: LogitsProcessorList | None = field(init=False, default=None)
     _draws: int = field(init=False, default=0)
@@ -58,6 +61,9 @@ class Sampler:
         context: Any = torch.tensor([token_ids], dtype=torch.long, device=logits.device)
         scores: Any = logits[None]
         processed: Tensor = self._processors(context, scores)[0]
+        if self.hooks is not None and self.structure is not None:
+            kept = processed.masked_fill(logits.isneginf(), float("-inf"))
+            return kept if torch.isfinite(kept.max()) else logits
         return processed
 
     def sample(self, logits: Tensor, token_ids: list[int]) -> int:
@@ -79,7 +85,7 @@ class Sampler:
         return token_id
 
     def _begin(self, logits: Tensor, prompt_ids: list[int]) -> LogitsProcessorList:
-        return make_chain(
+        chain = make_chain(
             Situation(
                 self.params,
                 prompt_ids,
@@ -90,6 +96,9 @@ class Sampler:
                 logits.device,
             )
         )
+        if self.hooks is None:
+            return chain
+        return self.hooks.processors(chain, torch.tensor([prompt_ids], device=logits.device))
 
 
 def require_finite(logits: Tensor) -> None:

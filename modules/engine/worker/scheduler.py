@@ -31,6 +31,7 @@ from modules.engine.protocol import (
 from modules.engine.worker.decoding.choice import make_method
 from modules.engine.worker.decoding.method import Drawn, Method
 from modules.engine.worker.detokenizer import Detokenizer
+from modules.engine.worker.extensions import Extensions, WorkerHost
 from modules.engine.worker.flights import Flight, Flights
 from modules.engine.worker.llama.blocks import CacheFullError
 from modules.engine.worker.looks import Looks
@@ -73,7 +74,8 @@ class Scheduler:
     others by a chunk at most, which is shorter while others are served (`shared_chunk`), and a
     cancel takes effect within a step. At most `max_running` sequences hold KV caches; the others
     wait. With `flights`, replies that sample plainly are computed a step ahead of what is said.
-    `unsupported` are the parameters that turn on what the model cannot do.
+    `unsupported` are the parameters that turn on what the model cannot do. `tell` sends events
+    that cannot wait for the end of a step.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Scheduler:
         shared_chunk: int | None = None,
         flights: Flights | None = None,
         unsupported: tuple[str, ...] = (),
+        tell: Callable[[list[Event]], None] | None = None,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
@@ -104,6 +107,7 @@ class Scheduler:
         self._flight: Flight | None = None
         self._looks = Looks(tokenizer)
         self._structures = Structures(tokenizer)
+        self._extensions = Extensions(WorkerHost(tokenizer), tell or self._note_all, self._note)
 
     @property
     def has_work(self) -> bool:
@@ -146,6 +150,12 @@ class Scheduler:
             return
         seq.embed, seq.hidden = command, []
         self._waiting.append(seq)
+
+    def _note(self, event: Event) -> None:
+        self._events.append(event)
+
+    def _note_all(self, events: list[Event]) -> None:
+        self._events += events
 
     def cancel(self, request_id: str) -> None:
         """End a request, if it is still here, with what its reply has so far."""
@@ -398,6 +408,9 @@ class Scheduler:
         """Raises PromptTooLongError or EngineError."""
         ids = encode(self._tokenizer, request.prompt, request.special_tokens)
         ids = ids or self._beginning()
+        hooks = self._extensions.of(request.hooks)
+        if hooks is not None:
+            ids = hooks.tokens(request.prompt, ids, len(self._tokenizer))
         params = request.params
         require_supported(params, self._unsupported)
         context = min(self._context_length, params.truncation_length or self._context_length)
@@ -415,7 +428,7 @@ class Scheduler:
             token_ids=ids,
             max_tokens=min(context, len(ids) + params.max_new_tokens),
             end_ids=ends,
-            sampler=Sampler(params, ends_of_turn, self._tokens_of, structure),
+            sampler=Sampler(params, ends_of_turn, self._tokens_of, structure, hooks),
             detokenizer=Detokenizer(self._tokenizer, ids, request.stops),
             tokenizer=self._tokenizer,
         )

@@ -26,13 +26,14 @@ export async function refreshAdapters() {
   if (!found) return;
   state.rows = found.adapters;
   state.folder = found.folder;
+  state.server = found.server;
   draw();
 }
 
 function draw() {
   if (!state.rows) return;
   if (!state.rows.length) {
-    const how = `${state.folder}/ is empty. A LoRA comes there by Download below, from a training, or as a folder with adapter_config.json and adapter_model.safetensors.`;
+    const how = state.server ? `The server at ${state.server} has no LoRA.` : `${state.folder}/ is empty. A LoRA comes there by Download below, from a training, or as a folder with adapter_config.json and adapter_model.safetensors.`;
     return place().replaceChildren(element("p", { className: "soft" }, how));
   }
   // A row is drawn anew only where something else than its weight changed: it may be in a hand.

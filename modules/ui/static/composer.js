@@ -2,6 +2,7 @@
 
 import { acts, byId, draft, ensureChat, onHead, onOpen, state, withValues } from "./chat_state.js";
 import { element, post, present, say } from "./net.js";
+import { sends } from "./taste.js";
 
 async function send() {
   const box = byId("composer-text");
@@ -84,7 +85,7 @@ box.addEventListener("input", () => {
   preview();
 });
 box.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.ctrlKey || event.metaKey || event.isComposing) return;
+  if (!sends(event)) return;
   event.preventDefault();
   send();
 });

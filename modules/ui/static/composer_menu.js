@@ -5,6 +5,7 @@ import { fitComposer, preview } from "./composer.js";
 import { openMenu } from "./menu.js";
 import { lastOf } from "./message_acts.js";
 import { element, post, present, say } from "./net.js";
+import { toolItem } from "./tools.js";
 
 const BEGINNING = "lantern-beginning";
 let speaking = null;
@@ -19,6 +20,7 @@ function composerMenu(button) {
   openMenu(button, "More to do than send", [
     { text: "Start reply with…", about: state.beginning ? "on" : "", run: showBeginning },
     { text: "Impersonate", about: "Alt + U", disabled: busy, run: impersonate },
+    ...toolItem(),
     null,
     { text: "Send as your message", about: "no reply is written", disabled: busy || !text, run: () => add("user") },
     { text: "Send as a reply", about: "as if the model had written it", disabled: busy || !text, run: () => add("assistant") },

@@ -6,10 +6,11 @@ import { messages } from "./messages.js";
 import { element, post } from "./net.js";
 import { button, openSheet } from "./dialogs.js";
 
-const KINDS = { character: "Character", system: "System", file: "File", user: "You", assistant: "Reply" };
+const KINDS = { character: "Character", system: "System", tools: "Tools", file: "File", user: "You", assistant: "Reply", call: "Call" };
 const PARTS = [
   ["character", "Character"],
   ["system", "System"],
+  ["tools", "Tools"],
   ["file", "Files"],
   ["turns", "Messages"],
   ["template", "Template"],
@@ -36,7 +37,7 @@ function draw(body, view) {
   const top = body.closest(".sheet-body")?.scrollTop;
   const sums = { template: view.template, free: view.free };
   for (const one of view.segments) {
-    const part = ["user", "assistant"].includes(one.kind) ? "turns" : one.kind;
+    const part = ["user", "assistant", "call"].includes(one.kind) ? "turns" : one.kind;
     if (one.kept) sums[part] = (sums[part] ?? 0) + one.tokens;
   }
   const parts = PARTS.filter(([part]) => sums[part]);
@@ -64,7 +65,7 @@ function row(one, body) {
     element("span", { className: "context-kind" }, KINDS[one.kind]),
     element("span", { className: "context-words" }, one.label),
     element("span", { className: "context-tokens" }, one.kept ? tokens : `left out · ${tokens}`),
-    one.message && one.kind !== "file" ? pin(one, body) : element("span", {}),
+    one.message && !["file", "call"].includes(one.kind) ? pin(one, body) : element("span", {}),
   );
 }
 

@@ -3,10 +3,14 @@
 import { acts, byId, state } from "./chat_state.js";
 import { editMessage, lastOf, regenerateLast } from "./message_acts.js";
 import { element, post, present } from "./net.js";
+import { onTaste } from "./taste.js";
+
+const SENDS = "Send";
+const BREAKS = "Break the line";
 
 const KEYS = [
-  ["Enter", "Send"],
-  ["Shift + Enter", "Break the line"],
+  ["Enter", SENDS],
+  ["Shift + Enter", BREAKS],
   ["Esc", "Stop the reply"],
   ["Ctrl + Enter", "Regenerate the last reply"],
   ["Alt + ↑", "Edit your last message"],
@@ -66,3 +70,9 @@ document.body.append(
     element("form", { method: "dialog", className: "row-end" }, element("button", { className: "primary" }, "Close")),
   ),
 );
+
+// What Enter does is chosen in the Session tab.
+onTaste(({ enter }) => {
+  const [first, second] = byId("keys").querySelectorAll("dd");
+  [first.textContent, second.textContent] = enter === "sends" ? [SENDS, BREAKS] : [BREAKS, SENDS];
+});

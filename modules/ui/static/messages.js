@@ -23,12 +23,7 @@ class MessageList {
 
   /** Messages in the shown order; those not in `messages` stay as they are. */
   update(order, messages, earlier) {
-    for (const message of messages) {
-      this.facts.set(message.id, message);
-      const fresh = this.build(message);
-      this.drawn.get(message.id)?.replaceWith(fresh);
-      this.drawn.set(message.id, fresh);
-    }
+    for (const message of messages) this.redraw(message);
     for (const id of [...this.drawn.keys()])
       if (!order.includes(id)) {
         this.drawn.get(id).remove();
@@ -45,6 +40,17 @@ class MessageList {
     this.drawEarlier(earlier);
     [...this.drawn.values()].forEach((node) => node.classList.remove("last"));
     this.drawn.get(order.at(-1))?.classList.add("last");
+  }
+
+  redraw(message) {
+    this.facts.set(message.id, message);
+    const fresh = this.build(message);
+    const old = this.drawn.get(message.id);
+    keepOpen(old, fresh);
+    if (old?.classList.contains("last")) fresh.classList.add("last");
+    old?.replaceWith(fresh);
+    this.drawn.set(message.id, fresh);
+    listeners.forEach((listener) => listener(message, fresh));
   }
 
   /** New text of the reply in progress: blocks before `from` are final. */
@@ -71,6 +77,7 @@ class MessageList {
       element("header", {}, avatar(message), element("span", { className: "who" }, message.name), pinMark(message), versions(message)),
       body,
       message.files?.length ? fileChips(message.files) : null,
+      ...(message.notes ?? []).map((note) => element("p", { className: "message-note soft" }, note)),
       fault(message),
       element(
         "footer",
@@ -90,13 +97,34 @@ class MessageList {
   }
 }
 
+const listeners = new Set();
+
 /** The messages of the open chat; `place` is where they are drawn. */
 export const messages = new MessageList();
+
+/** Have `listener` called with each message and its element, now and when it is drawn anew.
+ *  Returns what ends that. */
+export function onDrawn(listener) {
+  listeners.add(listener);
+  for (const [id, node] of messages.drawn) listener(messages.facts.get(id), node);
+  return () => listeners.delete(listener);
+}
+
+/** Draw what has ended anew, without what was added to it. */
+export function redrawAll() {
+  for (const message of [...messages.facts.values()])
+    if (message.state !== "streaming" && !messages.drawn.get(message.id)?.querySelector(".editor")) messages.redraw(message);
+}
 
 function wrap(html) {
   const block = element("div", { className: "block" });
   block.innerHTML = html; // rendered and escaped by the server, see modules/ui/markdown.py
   return block;
+}
+
+/** Results that somebody has unfolded stay so when their message is drawn anew. */
+function keepOpen(old, fresh) {
+  for (const call of old?.querySelectorAll(".call:has(details[open])") ?? []) fresh.querySelector(`[data-call="${CSS.escape(call.dataset.call)}"] details`)?.setAttribute("open", "");
 }
 
 function avatar({ picture }) {

@@ -5,7 +5,7 @@ import { beginDownloads, drawDownloads } from "./downloads.js";
 import { ModelCard } from "./model_card.js";
 import { element, get, post, present, redraw, working } from "./net.js";
 
-const tab = { update: null, job: null, models: null, starter: "", selected: "", shown: false, seen: "" };
+const tab = { update: null, job: null, models: null, starter: "", server: "", selected: "", shown: false, seen: "" };
 let card = null;
 const byId = (id) => document.getElementById(id);
 
@@ -36,6 +36,7 @@ async function refresh() {
   if (!found) return;
   tab.models = found.models.toSorted((a, b) => Boolean(a.problem) - Boolean(b.problem));
   tab.starter = found.starter;
+  tab.server = found.server ?? "";
   if (!tab.models.some((one) => one.name === tab.selected)) {
     const loaded = tab.models.find((one) => one.name === tab.update.engine.loaded);
     const first = loaded ?? tab.models.find((one) => !one.problem) ?? tab.models[0];
@@ -58,8 +59,8 @@ function drawRows() {
   };
   redraw(
     byId("model-list-end"),
-    [tab.models.length, tab.starter, fetching],
-    ...(tab.models.length ? [] : [element("p", { className: "soft" }, "models/ is empty.")]),
+    [tab.models.length, tab.starter, tab.server, fetching],
+    ...(tab.server || !tab.models.length ? [element("p", { className: "soft" }, tab.server || "models/ is empty.")] : []),
     ...(tab.starter ? [fetch, element("p", { className: "soft" }, tab.starter)] : []),
   );
 }

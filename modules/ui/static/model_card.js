@@ -58,8 +58,15 @@ export class ModelCard {
     this.keeping = element("div", { className: "model-keeping" });
     // Some options make a checkpoint loadable that is none by itself.
     const loadable = !card.problem || this.controls.some(({ name }) => ["wbits", "loader"].includes(name));
+    const head = element("header", {}, element("h2", {}, card.name), card.kind ? element("span", { className: "tag" }, card.kind) : null, this.actions);
+    if (card.server) {
+      // A server elsewhere has it: nothing of this machine is planned, and there is nothing to set.
+      this.place.replaceChildren(head, this.status, element("div", { className: "model-facts" }, facts(card)), this.template.node);
+      this.drawActions();
+      return;
+    }
     this.place.replaceChildren(
-      element("header", {}, element("h2", {}, card.name), card.kind ? element("span", { className: "tag" }, card.kind) : null, this.actions),
+      head,
       this.status,
       element(
         "div",
@@ -88,12 +95,12 @@ export class ModelCard {
     const loaded = this.engine?.loaded === this.name;
     const busy = Boolean(this.job) || this.engine?.phase === "loading";
     const off = busy || !this.plan?.fits;
-    const load = element("button", { type: "button", className: "primary", disabled: off }, loaded ? "Reload with these settings" : "Load");
+    const load = element("button", { type: "button", className: "primary", disabled: off }, this.card.server ? (loaded ? "Connect again" : "Use this model") : loaded ? "Reload with these settings" : "Load");
     load.onclick = async () => {
       const back = working(load, "Loading…");
       if (!(await post("models/load", { name: this.name, options: this.options }))) back();
     };
-    const unload = element("button", { type: "button", disabled: busy }, "Unload");
+    const unload = element("button", { type: "button", disabled: busy }, this.card.server ? "Disconnect" : "Unload");
     unload.onclick = async () => {
       const back = working(unload, "Unloading…");
       if (!(await post("models/unload"))) back();
@@ -122,6 +129,7 @@ export class ModelCard {
   }
 
   drawKeeping() {
+    if (this.card.server) return;
     const same = Boolean(this.saved) && JSON.stringify(this.saved) === JSON.stringify(this.options);
     const save = element("button", { type: "button", disabled: same }, "Save settings for this model");
     save.onclick = async () => {

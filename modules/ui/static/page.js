@@ -7,6 +7,8 @@ import { acts, byId, ensureChat, onHead, onOpen, openChat, state, tellHead } fro
 import "./chat_menu.js";
 import { drawChats } from "./chats.js";
 import { preview } from "./composer.js";
+import { loadScripts } from "./extension_scripts.js";
+import { followExtensions } from "./extensions.js";
 import "./inspector.js";
 import "./composer_menu.js";
 import "./keys.js";
@@ -16,11 +18,17 @@ import { messages } from "./messages.js";
 import { drawModelTab } from "./model.js";
 import { post, present } from "./net.js";
 import "./profile.js";
+import { followHost, sayRestarted } from "./restart.js";
+import { drawSessionTab } from "./session.js";
 import { drawStrip } from "./strip.js";
+import { chime, chooseTheme, taste, useTheme } from "./taste.js";
 import { drawTrainingTab } from "./training.js";
+import { followColors } from "./token_colors.js";
+import "./tools.js";
 import "./tree.js";
 
 let stream = null;
+let owner = false;
 
 // -- the stream -------------------------------------------------------------------------
 
@@ -38,10 +46,18 @@ function connect() {
 }
 
 function receive(update) {
+  if (update.boot || update.ended) followHost(update);
   if (update.engine || update.training) drawStrip(update);
   if (update.engine) drawModelTab(update);
+  if (update.engine) drawSessionTab(update);
   if (update.engine || update.training) drawTrainingTab(update);
   if (update.engine) drawLoras({ applied: update.engine.adapters });
+  if (update.engine) owner = update.engine.admin;
+  if (update.extensions) {
+    followExtensions(update.extensions);
+    followColors(update.extensions);
+    loadScripts(update.extensions, owner);
+  }
   if (update.chats) drawChats(update.chats);
   if (update.gone) openChat(0);
   if (update.chat && update.chat.id === state.chat) drawChat(update.chat, update.messages);
@@ -49,10 +65,11 @@ function receive(update) {
   if (update.chat || update.live) follow();
 }
 
-// A browser keeps few connections to one server; a hidden tab gives its one back.
+// A browser keeps few connections to one server; a hidden tab gives its one back, but where it is
+// to be heard when the reply ends.
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) stream?.close();
-  else connect();
+  if (!document.hidden) connect();
+  else if (!(taste.sound && state.head?.busy)) stream?.close();
 });
 
 // -- the chat ---------------------------------------------------------------------------
@@ -67,6 +84,9 @@ onHead((head) => {
 });
 
 function drawChat(head, changed) {
+  const ended = state.head?.id === head.id && state.head.busy && !head.busy;
+  if (ended && taste.sound) chime();
+  if (ended && document.hidden) stream?.close();
   const editing = messages.place.querySelector(".editor");
   if (editing && changed.some((m) => m.id === Number(editing.closest(".message").dataset.id))) editing.remove();
   messages.update(head.order, changed, head.earlier);
@@ -104,11 +124,7 @@ Object.assign(acts, {
     document.body.classList.toggle("params-shown");
     localStorage.setItem("lantern-params-shown", document.body.classList.contains("params-shown") ? "1" : "");
   },
-  theme: () => {
-    const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("lantern-theme", theme);
-    useTheme(theme);
-  },
+  theme: () => chooseTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
   "to-end": () => {
     state.stick = true;
     follow();
@@ -130,12 +146,6 @@ document.addEventListener("click", (event) => {
   });
 });
 
-/** Ours is set before the first paint (modules/ui/app.py); gradio's own follows it. */
-function useTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  document.body.classList.toggle("dark", theme === "dark");
-}
-
 // -- the beginning ----------------------------------------------------------------------
 
 onOpen(() => {
@@ -146,7 +156,7 @@ onOpen(() => {
 
 async function begin() {
   await Promise.all(["chat-messages", "chat-list", "strip-model"].map(present));
-  useTheme(document.documentElement.dataset.theme);
+  useTheme();
   messages.place = byId("chat-messages");
   if (localStorage.getItem("lantern-params-shown")) document.body.classList.add("params-shown");
   byId("chat-scroll").addEventListener("scroll", () => {
@@ -162,3 +172,4 @@ async function begin() {
 }
 
 begin();
+sayRestarted();

@@ -122,19 +122,19 @@ async function toggleMenu(button) {
       "button",
       { type: "button", role: "menuitem", disabled: Boolean(model.problem), title: model.problem },
       element("span", {}, model.name),
-      element("span", { className: "soft" }, model.problem || model.size),
+      element("span", { className: "soft" }, model.problem || model.size || model.kind),
     );
     row.onclick = () => (closeMenu(), post("models/load", { name: model.name }));
     return row;
   });
-  if (!rows.length) rows.push(element("p", { className: "soft" }, "models/ is empty."));
+  if (found.server || !rows.length) rows.push(element("p", { className: "soft" }, found.server || "models/ is empty."));
   if (found.starter) {
     const fetch = element("button", { type: "button", role: "menuitem" }, element("span", {}, "Fetch the starter"), element("span", { className: "soft" }, found.starter));
     fetch.onclick = () => (closeMenu(), post("models/starter"));
     rows.push(element("hr"), fetch);
   }
   if (latest.engine?.phase === "ready") {
-    const unload = element("button", { type: "button", role: "menuitem" }, "Unload, and free its memory");
+    const unload = element("button", { type: "button", role: "menuitem" }, found.server ? "Disconnect" : "Unload, and free its memory");
     unload.onclick = () => (closeMenu(), post("models/unload"));
     rows.push(element("hr"), unload);
   }

@@ -9,6 +9,7 @@ const SCALES = [0.1, 0.25, 0.5, 1];
 const visible = (text) => text.replace(/[ \n\t\r\u00a0]/g, (one) => MARKS[one]);
 
 function percent(share) {
+  if (share === null) return "–"; // a server elsewhere does not tell
   if (share === 0) return "0";
   if (share < 0.0005) return "<0.1 %";
   return `${(100 * share).toFixed(1)} %`;
@@ -25,6 +26,11 @@ export function drawChances(place, found, notes = []) {
   found.tokens.forEach((token, i) => fill(body.children[i], token, scale));
   place.querySelector(".chances-scale").textContent = `to ${100 * scale} %`;
   const rest = (which) => percent(Math.max(0, 1 - found.tokens.reduce((sum, token) => sum + token[which], 0)));
+  if (!found.vocabulary) {
+    const told = "The server tells the model's own chances, and not what the parameters make of them.";
+    place.querySelector(".chances-end").textContent = told;
+    return;
+  }
   const kept = `Kept ${found.kept.toLocaleString()} of ${found.vocabulary.toLocaleString()} tokens.`;
   const others = found.kept > 1 ? ` All that are not shown: ${rest("before")} before, ${rest("after")} after.` : "";
   place.querySelector(".chances-end").textContent = [kept + others, ...notes].join(" ");
@@ -50,7 +56,7 @@ function row() {
 function fill(line, token, scale) {
   const [name, bars, before, after] = line.children;
   name.textContent = visible(token.text) || "(no text)";
-  name.title = `Token ${token.id}: ${JSON.stringify(token.text)}`;
+  name.title = `${token.id < 0 ? "Token" : `Token ${token.id}`}: ${JSON.stringify(token.text)}`;
   before.textContent = percent(token.before);
   after.textContent = percent(token.after);
   bars.children[0].style.width = `${(100 * token.before) / scale}%`;

@@ -129,7 +129,9 @@ async def generate(
         with sentence():
             params = from_widgets(values)
         yield *views(reply), "Reading the prompt…", request_id, *busy
-        async for progress in continuation(ctx.engine, request_id, text + beginning, params):
+        async for progress in continuation(
+            ctx.engine, request_id, text + beginning, params, ctx.chats.hooks
+        ):
             reply, stats = beginning + progress.text, progress.stats
             growing.update(reply)
             # The frame is loaded anew at each change, so it waits for the end.

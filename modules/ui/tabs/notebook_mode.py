@@ -118,7 +118,7 @@ async def generate(
         with sentence():
             params = from_widgets(values)
         yield gr.skip(), "Reading the text…", request_id, *busy
-        async for progress in continuation(ctx.engine, request_id, text, params):
+        async for progress in continuation(ctx.engine, request_id, text, params, ctx.chats.hooks):
             whole, stats = text + progress.text, progress.stats
             yield whole, stats, request_id, *busy
         yield whole, stats, "", *idle

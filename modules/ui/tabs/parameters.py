@@ -10,6 +10,7 @@ of gradio's can set its widgets.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
@@ -69,13 +70,14 @@ class Components:
     apply: gr.Button
 
 
-def build() -> Components:
-    """Layout."""
+def build(below: Callable[[], None] = lambda: None) -> Components:
+    """Layout; `below` builds what comes after the knobs."""
     with gr.Column(elem_id="parameters-panel"):
         gr.HTML(_HEAD, elem_id="parameters-head", apply_default_css=False)
         apply = gr.Button("Apply", elem_id="parameters-apply", visible="hidden")
         with gr.Column(elem_id="parameters-groups"):
             widgets = build_widgets()
+        below()
         gr.HTML(_CHART, elem_id="next-token", apply_default_css=False)
     return Components(widgets, apply)
 

@@ -39,7 +39,7 @@ class BatchSampler:
     @staticmethod
     def fits(sampler: Sampler) -> bool:
         """Whether a request can be served here: any whose form the host need not follow."""
-        return sampler.structure is None
+        return sampler.structure is None and sampler.hooks is None
 
     @torch.inference_mode()
     def begin(self, sampler: Sampler, prompt_ids: Sequence[int]) -> Row:
