@@ -245,7 +245,7 @@ async def test_the_plan_says_how_many_chats_there_is_room_for(
         cache_tokens=20_000, cache_type="8-bit"
     )
     assert "room for one chat of 4,096" in await said(cache_tokens=1)
-    assert "room for 8 chats of 1,024" in await said(context_length=1024)
+    assert "room for 12 chats of 1,024" in await said(context_length=1024)
     use_machine(monkeypatch)
     assert await said() == ""
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from modules.engine.mix import Mix
-from modules.engine.worker.kernels.product import MOST_ROWS, Norm, Rope
+from modules.engine.worker.kernels.low_rank import CHUNK, StackedRanks, shrink_reference
+from modules.engine.worker.kernels.product import MOST_ROWS, LowRank, Norm, Rope
 from modules.engine.worker.kernels.rows import (
     HeadShape,
     rms_norm_reference,
@@ -45,6 +46,9 @@ class Products:
 
     dtype = torch.float32
 
+    def __init__(self) -> None:
+        self.adapted = 0
+
     def multiply(
         self,
         weight: Tiles,
@@ -55,11 +59,15 @@ class Products:
         norm: Norm | None = None,
         epilogue: str = "plain",
         rope: Rope | None = None,
+        low_rank: LowRank | None = None,
     ) -> Tensor:
         assert len(x) <= MOST_ROWS
         if norm is not None:
             x = rms_norm_reference(x, norm.weight, norm.eps)
         product = torch.nn.functional.linear(x, self.dequantize(weight), bias)
+        if low_rank is not None:
+            product += low_rank.t @ out_of_lanes(low_rank.b)
+            self.adapted += 1
         if rope is not None:
             kv_heads, dim = rope.keys.shape[1], rope.keys.shape[-1]
             shape = HeadShape(rope.heads, kv_heads, dim, paired=True)
@@ -74,6 +82,22 @@ class Products:
 
     def dequantize(self, weight: Tiles) -> Tensor:
         return weight.dequantize(self.dtype)
+
+
+class Ranks:
+    """What `LowRankKernels` computes, in plain torch."""
+
+    def shrink(
+        self, x: Tensor, ranks: StackedRanks, shares: Tensor, norm: Norm | None = None
+    ) -> LowRank:
+        return LowRank(shrink_reference(x, ranks, shares, norm), ranks.b)
+
+
+def out_of_lanes(b: Tensor) -> Tensor:
+    """B [ranks, out] of what `in_lanes` made of it."""
+    tiles, chunks = b.shape[:2]
+    laid = b.view(tiles, chunks, 8, 4, 2, 2, 2).permute(0, 5, 2, 1, 4, 3, 6)
+    return laid.reshape(16 * tiles, CHUNK * chunks).t()
 
 
 Load = Callable[[Form], PreTrainedModel]
@@ -206,23 +230,33 @@ def test_a_layer_in_tiles_still_tells_its_weight(loaded: Load) -> None:
         assert layer.weight.numel() == layer.scales.numel() == 0
 
 
-LORAS: dict[str, dict[str, Any]] = {
-    "a": {"target_modules": LINEAR},
-    "b": {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
+LORAS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {
+        "a": {"target_modules": LINEAR},
+        "b": {"target_modules": ["q_proj", "up_proj"], "r": 20},
+    },
+    "with DoRA": {
+        "a": {"target_modules": LINEAR},
+        "b": {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
+    },
 }
 MIXES: list[Mix] = [(), (("a", 1.0),), (("b", 1.0),), (("b", 0.5), ("a", -1.0))]
 
 
+@pytest.mark.parametrize("loras", LORAS)
 @pytest.mark.parametrize("name", ["4 bits", "biases", "an order of the inputs"])
 def test_loras_add_to_tiles_what_they_add_to_the_layers(
-    loaded: Load, name: str, tmp_path: Path
+    loaded: Load, name: str, loras: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "modules.engine.worker.llama.runner.low_rank_kernels", lambda *about: Ranks()
+    )
     reference = loaded(FORMS[name])
     config = tiny_config(attention_bias=FORMS[name].bias)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
     theirs, ours = TransformersRunner(reference, CONTEXT), over_tiles(loaded(FORMS[name]))
     ids, rest = ids_of(40, vocabulary=320), ids_of(3, seed=1, vocabulary=320)
-    for lora, options in LORAS.items():
+    for lora, options in LORAS[loras].items():
         folder = make_adapter(tmp_path / "plain", tmp_path / lora, seed=ord(lora), **options)
         theirs.load_adapter(lora, folder, ids)
         ours.load_adapter(lora, folder, ids)
@@ -240,3 +274,6 @@ def test_loras_add_to_tiles_what_they_add_to_the_layers(
     for found, logits in zip(rows, meant, strict=True):
         assert relative(torch.stack(found), logits) < 1e-5
     assert relative(meant[1], meant[0]) > 1e-3 < relative(meant[2], meant[0])
+    qkv: Any = ours._model.weights.layers[0].qkv
+    if name != "an order of the inputs":  # which takes plain steps
+        assert bool(qkv.kernels.adapted)
