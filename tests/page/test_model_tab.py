@@ -113,8 +113,8 @@ def test_the_bar_moves_with_every_control(tab: Page) -> None:
     expect(meter(tab)).not_to_have_attribute("aria-valuenow", str(whole))
     assert used(tab) < whole
     expect(tab.locator(".plan-legend")).to_contain_text(re.compile(r"KV cache1\.\d+ GB"))
-    expect(tab.locator(".plan")).to_contain_text("KV cache for 2,048 tokens: room for 8 chats")
-    expect(tab.get_by_label("KV cache in tokens")).to_have_value("2048")
+    expect(tab.locator(".plan")).to_contain_text("KV cache for 3,072 tokens: room for 12 chats")
+    expect(tab.get_by_label("KV cache in tokens")).to_have_value("3072")
     tab.get_by_role("button", name="As much as fits").click()
     expect(meter(tab)).to_have_attribute("aria-valuenow", str(whole))
 
