@@ -186,7 +186,7 @@ async def test_no_id_is_a_fault(wrong: str, ctx: AppContext) -> None:
         for method, path in routes(ctx):
             if "{" in path:
                 address = path.format(chat=wrong, message=wrong, job=wrong, file=wrong, run=wrong,
-                                      call=wrong)  # fmt: skip
+                                      call=wrong, name=wrong)  # fmt: skip
                 answer = await owner.request(method, address, json=BODY)
                 assert (path, 400 <= answer.status_code < 500) == (path, True)
 

@@ -71,13 +71,13 @@ class Components:
 
 
 def build(below: Callable[[], None] = lambda: None) -> Components:
-    """Layout; `below` builds what comes after the knobs."""
+    """Layout; `below` builds what comes after the groups of knobs."""
     with gr.Column(elem_id="parameters-panel"):
         gr.HTML(_HEAD, elem_id="parameters-head", apply_default_css=False)
         apply = gr.Button("Apply", elem_id="parameters-apply", visible="hidden")
         with gr.Column(elem_id="parameters-groups"):
             widgets = build_widgets()
-        below()
+            below()
         gr.HTML(_CHART, elem_id="next-token", apply_default_css=False)
     return Components(widgets, apply)
 
