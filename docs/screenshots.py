@@ -34,6 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as user_data:
         command = [sys.executable, "server.py", "--listen-port", str(PORT)]
         command += ["--user-data-dir", user_data, "--lora-dir", f"{user_data}/loras"]
+        command += ["--extensions", "character_bias", "tools"]
         server = subprocess.Popen(command, cwd=ROOT)
         try:
             wait_for_page()
@@ -81,6 +82,10 @@ def photograph() -> None:
             page.click("button[role=tab]:has-text('Training')")
             show_run(page)
             picture(page, f"training-{theme}")
+            page.click("button[role=tab]:has-text('Session')")
+            page.click("[data-part=extensions]")
+            expect(page.locator("#session-extensions")).to_contain_text("Character bias")
+            picture(page, f"session-{theme}")
         talk_to_a_character(page)
         browser.close()
 
