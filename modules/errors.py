@@ -65,6 +65,8 @@ class LanternError(Exception):
     """Something a user can understand and act on."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
+        # What came from outside is quoted in it, and half an emoji can be sent to no page.
+        message, remedy = (t.encode("utf-8", "replace").decode() for t in (message, remedy))
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy

@@ -59,10 +59,18 @@ class Problem:
 def dataset_files(path: Path) -> list[Path]:
     """The files of a dataset: `path` itself, or all that can be read below it, by name.
 
-    Raises DatasetError for a path that is not there, of an unknown kind, or empty.
+    Raises DatasetError for a path that is not there, of an unknown kind, or empty, and for a
+    folder that cannot be looked through.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _READERS and p.is_file())
+        try:
+            found = path.rglob("*")
+            files = sorted(p for p in found if p.suffix.lower() in _READERS and p.is_file())
+        except OSError as error:
+            raise DatasetError(
+                f"{path} cannot be looked through: {error.strerror}.",
+                "Name a folder of data alone.",
+            ) from error
         if not files:
             kinds = ", ".join(sorted(_READERS))
             raise DatasetError(f"{path.name} holds no dataset.", f"Put files of {kinds} into it.")

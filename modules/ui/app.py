@@ -40,6 +40,9 @@ _HEAD = """
 <script type="module" src="page/static/writing.js"></script>
 """
 
+_SESSIONS = 200
+"""Open pages of which gradio remembers its components, 0.4 MB each; by itself it keeps 10,000."""
+
 
 def mount_page(app: FastAPI, ctx: AppContext) -> FastAPI:
     """Serve the page at / of `app`, and its routes below /page."""
@@ -92,4 +95,5 @@ def build_page(ctx: AppContext, widgets: ExtensionWidgets) -> gr.Blocks:
         widgets.bind(blocks)
     widgets.guard_late(blocks)
     blocks.queue(default_concurrency_limit=None, api_open=False)
+    blocks.state_session_capacity = _SESSIONS
     return blocks

@@ -83,6 +83,17 @@ def test_a_text_file_is_one_row(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_that_cannot_be_looked_through_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(Path, "rglob", broken)
+    with pytest.raises(DatasetError, match="cannot be looked through: Invalid argument"):
+        dataset_files(tmp_path)
+
+
 def test_a_folder_is_all_its_files_by_name(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.txt", "a.txt", "deep/c.json", "picture.png"):
