@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from modules.engine.worker.decoding import prompt_lookup
 from modules.engine.worker.decoding.prompt_lookup import PromptLookup
 from modules.engine.worker.flights import Flights
 from modules.engine.worker.llama.runner import LlamaRunner
@@ -19,6 +23,13 @@ from tests.engine.helpers import Reply, ask, collect
 MakeLab = Callable[[int], Lab]
 REPEATING = "the capital of france is paris and the capital of italy is rome. " * 3
 LOOKUP = {"prompt_lookup_num_tokens": 6}
+
+
+@pytest.fixture(autouse=True)
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft takes what a token takes, however busy the machine is."""
+    clock = SimpleNamespace(perf_counter=partial(next, itertools.count()))
+    monkeypatch.setattr(prompt_lookup, "time", clock)
 
 
 @pytest.fixture
