@@ -25,6 +25,7 @@ function take(found) {
 
 function draw() {
   const { found } = state;
+  if (!found) return; // somebody looks for a setting before they have come
   byId("settings-about").replaceChildren("Saved in ", element("code", {}, found.file), `, and in effect from the next start. Flags and variables win over it.${found.by_hand && ` Lantern cannot restart itself here. ${found.by_hand}`}`);
   byId("restart-button").disabled = !found.restart;
   byId("restart-button").title = found.by_hand;
